@@ -1,0 +1,5 @@
+"""bisd delivers webhooks straight out of PostgreSQL."""
+
+from importlib.metadata import version
+
+__version__ = version("bisd")

@@ -1,0 +1,57 @@
+"""What every command does first: find the configuration, and where it needs it the database."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import asyncpg
+import click
+
+from bisd import config as configuration
+from bisd import db, log, migrate
+from bisd.config import Config
+from bisd.errors import ServerUnfitError
+
+Result = TypeVar("Result")
+
+
+def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command its configuration as first argument; --config may stand before the command or after it."""
+
+    @click.option("--config", "own", type=click.Path(path_type=Path), help="The deployment's TOML file.")
+    @functools.wraps(command)
+    def wrapped(own: Path | None, **options: object) -> object:
+        config = configuration.load(own or click.get_current_context().find_root().obj, os.environ)
+        log.configure(config.log.level, config.log.format)
+        return command(config, **options)
+
+    return wrapped
+
+
+def ask(config: Config, question: Callable[[db.Connection], Awaitable[Result]]) -> Result:
+    """Runs one question, or one order, over a connection of its own. Raises ServerUnfitError if there is no database, and
+    what require_current raises."""
+    dsn = db.resolve_dsn(config.database)
+
+    async def run() -> Result:
+        connection = await connected(dsn)
+        try:
+            await migrate.require_current(connection)
+            return await question(connection)
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+async def connected(dsn: str) -> db.Connection:
+    """A connection. Raises ServerUnfitError if the database does not answer, or not to us."""
+    try:
+        return await db.connect(dsn)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+        raise ServerUnfitError(reason=f"it cannot be reached ({type(fault).__name__}): see [database] dsn") from None

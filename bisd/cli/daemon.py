@@ -1,0 +1,125 @@
+"""bisd demo, run, migrate, listen"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from datetime import datetime
+
+import click
+import uvloop
+
+from bisd import db, log
+from bisd import migrate as migration
+from bisd.cli.context import connected, with_config
+from bisd.config import Config
+from bisd.demo import Demo, Shown
+from bisd.errors import BisdError
+from bisd.receiver import Received, Receiver
+from bisd.service import Service
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Deliver a few, print them, and end: 0 if all arrived, else 1.")
+@with_config
+def demo(config: Config, once: bool) -> None:
+    """A shop, the daemon and a receiver that verifies signatures, on one machine."""
+    log.configure("warning", config.log.format)
+    dsn = db.resolve_dsn(config.database)
+    arrived = []
+
+    def show(shown: Shown) -> None:
+        arrived.append(shown)
+        verified = "verified" if shown.received.verified else "NOT VERIFIED"
+        click.echo(
+            f"{shown.received.webhook_id:<8} {shown.received.topic:<20} {shown.product:<10} "
+            f"signature {verified}   {shown.seconds * 1000:6.1f} ms from commit to arrival"
+        )
+
+    async def act() -> bool:
+        await _migrate(dsn)
+        return await Demo(config, dsn, show).run(once)
+
+    click.echo("A shop inserts notifications into PostgreSQL; bisd delivers them; the receiver verifies them.", err=True)
+    try:
+        complete = uvloop.run(act())
+    except KeyboardInterrupt:
+        complete = True
+    click.echo(f"{len(arrived)} webhooks delivered.", err=True)
+    sys.exit(0 if complete else 1)
+
+
+@click.command()
+@with_config
+def run(config: Config) -> None:
+    """The daemon, in the foreground; SIGTERM ends it in order."""
+    dsn = db.resolve_dsn(config.database)
+
+    async def serve() -> None:
+        service = Service(config, dsn)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, service.stop)
+        await service.run()
+
+    try:
+        uvloop.run(serve())
+    except* BisdError as faults:
+        raise faults.exceptions[0] from None
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Only say whether the schema is up to date; exit 1 if not.")
+@with_config
+def migrate(config: Config, check: bool) -> None:
+    """Brings the schema up to date."""
+    dsn = db.resolve_dsn(config.database)
+    applied = asyncio.run(_check(dsn) if check else _migrate(dsn))
+    for step in applied:
+        click.echo(f"applied {step.number:04} {step.name}")
+    click.echo("The schema is up to date.", err=True)
+
+
+@click.command()
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0: any that is free.")
+@click.option("--key", envvar="BISD_LISTEN_KEY", help="The account's API key, to verify with.")
+@click.option("--status", type=click.IntRange(200, 599), default=200, show_default=True, help="What to answer.")
+def listen(port: int, key: str | None, status: int) -> None:
+    """A local receiver that shows and verifies what comes in."""
+
+    def show(received: Received) -> None:
+        verified = {True: "verified", False: "NOT VERIFIED", None: "not checked"}[received.verified]
+        time = datetime.fromtimestamp(received.at).strftime("%H:%M:%S")
+        click.echo(f"{time} {received.topic} {received.webhook_id} attempt {received.attempt} signature {verified}")
+        click.echo(received.body.decode("utf-8", "backslashreplace"))
+
+    async def serve() -> None:
+        receiver = Receiver(show, status, key)
+        try:
+            click.echo(f"Listening on {await receiver.start(port)}", err=True)
+        except OSError as fault:
+            raise click.UsageError(f"port {port} cannot be used: {fault.strerror}") from None
+        await asyncio.Event().wait()
+
+    try:
+        asyncio.run(serve())
+    except KeyboardInterrupt:
+        pass
+
+
+async def _migrate(dsn: str) -> list[migration.Migration]:
+    connection = await connected(dsn)
+    try:
+        return await migration.migrate(connection)
+    finally:
+        await connection.close()
+
+
+async def _check(dsn: str) -> list[migration.Migration]:
+    connection = await connected(dsn)
+    try:
+        await migration.require_current(connection)
+        return []
+    finally:
+        await connection.close()

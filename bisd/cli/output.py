@@ -1,0 +1,69 @@
+"""Rows for people, as a table, or for programs, as JSON. Text that others wrote is shown as text, whatever is in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+json_option: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")
+
+
+def show_rows(rows: Sequence[dict[str, object]], as_json: bool, empty: str) -> None:
+    """All rows have the same keys. `empty` is said, to people, where there are none."""
+    if as_json:
+        show_json(rows)
+    elif not rows:
+        click.echo(empty, err=True)
+    else:
+        table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+        for name in rows[0]:
+            table.add_column(name.replace("_", " "), justify="right" if _is_number(rows[0][name]) else "left")
+        for row in rows:
+            table.add_row(*(Text(_printable(_text(value))) for value in row.values()))
+        Console(soft_wrap=not Console().is_terminal).print(table)
+
+
+def show_json(value: object) -> None:
+    click.echo(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S")
+        case float():
+            return f"{value:.1f}"
+        case bytes():
+            return value[:60].decode("utf-8", "replace")
+        case _:
+            return str(value)
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+
+
+def _plain(value: object) -> object:
+    match value:
+        case datetime():
+            return value.isoformat()
+        case bytes():
+            return value.decode("utf-8", "replace")
+        case _:
+            return str(value)

@@ -1,0 +1,115 @@
+"""Connections to PostgreSQL, and what SQL the package holds."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any, TypeAlias
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from bisd import config as configuration
+from bisd import embedded
+from bisd.config import DatabaseConfig
+from bisd.errors import ServerUnfitError
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+
+# What a restart, a failover, a full disk or a cut line raises (RELIABILITY: measured); all else is a fault of ours.
+TRANSIENT: tuple[type[BaseException], ...] = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.SerializationError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
+
+# How the daemon's own sessions run. A server crash may put work back, never drop it, so they need not wait for the disk; and
+# plans must not depend on statistics that a fresh table does not have: every query of ours goes by an index.
+_DAEMON_SETTINGS = {
+    "application_name": "bisd",
+    "timezone": "UTC",
+    "search_path": "pg_catalog",
+    "synchronous_commit": "off",
+    "statement_timeout": "30s",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "15s",
+    # So that the server notices within seconds that our host is gone, and frees our shards.
+    "tcp_keepalives_idle": "3",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "2",
+    "tcp_user_timeout": "8s",
+    "jit": "off",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+
+
+@cache
+def query(name: str) -> str:
+    """The text of queries/<name>.sql."""
+    return (files("bisd") / "sql" / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+
+
+def resolve_dsn(config: DatabaseConfig) -> str:
+    """Where the database is; starts the embedded one if the configuration names none."""
+    if config.dsn_file is not None:
+        return configuration.secret(config.dsn_file, "database.dsn_file")
+    return config.dsn if config.dsn is not None else embedded.start()
+
+
+async def connect(dsn: str, *, daemon: bool = False) -> Connection:
+    """One session. A daemon's are set up for its queries, and give up on a query after 40 s of silence."""
+    return await asyncpg.connect(
+        dsn,
+        timeout=5,
+        command_timeout=40,
+        server_settings=_DAEMON_SETTINGS if daemon else {"application_name": "bisd", "timezone": "UTC"},
+        target_session_attrs=SessionAttribute.read_write,
+    )
+
+
+async def require_fit(connection: Connection) -> None:
+    """Raises ServerUnfitError for a server that bisd cannot work with."""
+    row = await connection.fetchrow(query("pg_version"))
+    assert row is not None
+    if row["version"] < 140000:
+        raise ServerUnfitError(reason=f"PostgreSQL 14 or later is needed, this is {row['version'] // 10000}")
+    if row["encoding"] != "UTF8":
+        raise ServerUnfitError(reason=f"its encoding is {row['encoding']}, UTF8 is needed; create the database with it")
+
+
+def outliving(lost: Callable[[BaseException], None], longest: float = 1.0) -> AsyncIterator[Any]:
+    """Attempts without end at what needs the database, until one succeeds; waits up to `longest` seconds between them.
+
+    `lost` hears of every fault. Only transient faults are outlived: anything else, cancellation included, is raised.
+    """
+
+    def tell(state: RetryCallState) -> None:
+        fault = state.outcome.exception() if state.outcome is not None else None
+        if fault is not None:
+            lost(fault)
+
+    return aiter(
+        AsyncRetrying(
+            retry=retry_if_exception_type(TRANSIENT),
+            wait=wait_random_exponential(multiplier=0.1, max=longest),
+            before_sleep=tell,
+            reraise=True,
+        )
+    )

@@ -1,0 +1,102 @@
+"""Arrival: which deliveries, and which changes of webhooks, have become visible since the last look.
+
+Exact by snapshots: every row that becomes visible is reported by exactly one look, whatever the order of ids, times and
+commits. When to look is decided here too: the bell is a hint, the look is the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+
+from bisd import db
+from bisd.model import Delivery
+
+_SWEEP = 1.0
+_SOON = 0.002
+_LINGER = 0.060
+
+
+class Snapshot(NamedTuple):
+    """A pg_snapshot: transactions before `xmin` have ended, those from `xmax` on had not begun."""
+
+    text: str
+    xmin: int
+    xmax: int
+
+    @classmethod
+    def parse(cls, text: str) -> Snapshot:
+        xmin, xmax, _ = text.split(":")
+        return cls(text, int(xmin), int(xmax))
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What one look found. `overflowed`: more than it reads at once arrived, since these due times, for these webhooks; then
+    `deliveries` is empty, and the lanes read their table again from there."""
+
+    deliveries: list[Delivery]
+    changed: list[int]
+    overflowed: dict[int, datetime]
+
+
+class Arrival:
+    """Looks, over one connection. `shards` is a mask: bit n for shard n."""
+
+    def __init__(self, connection: db.Connection, hear: Callable[[datetime], None], most: int = 1000) -> None:
+        self._connection = connection
+        self._hear = hear
+        self._most = most
+        self.snapshot = Snapshot("1:1:", 1, 1)
+
+    async def begin(self) -> None:
+        """From here on everything is reported. Call after LISTEN, and before reading what is owed already."""
+        row = await self._connection.fetchrow(db.query("snapshot"))
+        assert row is not None
+        self._hear(row["looked_at"])
+        self.snapshot = Snapshot.parse(row["snapshot"])
+
+    async def look(self, shards: int) -> Arrivals:
+        rows = await self._connection.fetch(db.query("look"), self.snapshot.text, shards, self._most)
+        first = rows[0]
+        self._hear(first["looked_at"])
+        if len(rows) >= self._most:
+            return await self._overflow(shards)
+        self.snapshot = Snapshot.parse(first["snapshot"])
+        return Arrivals([Delivery(*row[3:]) for row in rows if row[3] is not None], first["changed"], {})
+
+    async def _overflow(self, shards: int) -> Arrivals:
+        """Asks again from the same snapshot: what came between the two statements is in the second one's answer."""
+        rows = await self._connection.fetch(db.query("overflow"), self.snapshot.text, shards)
+        self.snapshot = Snapshot.parse(rows[0]["snapshot"])
+        earliest = {row["webhook_id"]: row["due_at"] for row in rows if row["webhook_id"] is not None}
+        return Arrivals([], rows[0]["changed"], earliest)
+
+
+class Cadence:
+    """When to look next. Pure: times are seconds of any one clock.
+
+    A transaction that skipped the bell overlapped one that rang, so it was in progress when that bell was heard: look on
+    until all that were have ended, less and less often; then linger, because a ringer frees its gate a moment after its
+    bell is heard; then sleep until the bell or the sweep.
+    """
+
+    def __init__(self) -> None:
+        self._rung_at = float("-inf")
+        self._until_xmin = 0
+
+    def rung(self, now: float) -> None:
+        """The bell was heard; the next look tells which transactions to wait for."""
+        self._rung_at = now
+        self._until_xmin = -1
+
+    def wait(self, snapshot: Snapshot, now: float) -> float:
+        """Seconds from a look that took `snapshot` until the next one, unless the bell comes first."""
+        if self._until_xmin < 0:
+            self._until_xmin = snapshot.xmax
+        age = now - self._rung_at
+        if snapshot.xmin < self._until_xmin or age < _LINGER:
+            return min(max(_SOON, age / 4), _SWEEP)
+        return _SWEEP

@@ -1,0 +1,155 @@
+"""Writeback: attempts and verdicts into PostgreSQL, many in one statement.
+
+What is not written exists only in memory, so nothing here is ever given up: while the database is away, outcomes wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import assert_never
+
+from bisd import db, log
+from bisd.model import (
+    Answer,
+    Delivered,
+    Expired,
+    GaveUp,
+    NoResponse,
+    Outcome,
+    Refusal,
+    Refused,
+    Response,
+    Retry,
+    Timings,
+    Verdict,
+)
+
+_BATCH = 500
+_LINGER = 0.008
+
+
+class Writeback:
+    """Collects outcomes and settles them.
+
+    `written` is told what is in the database: the outcomes of a batch, and which deliveries (webhook id, event id) of it the
+    fence kept as they were, because another owner has dealt with them.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[db.Connection]],
+        written: Callable[[list[Outcome], set[tuple[int, int]]], None],
+    ) -> None:
+        self._connect = connect
+        self._written = written
+        self._connection: db.Connection | None = None
+        self._waiting: list[Outcome] = []
+        self._writing = 0
+        self._some = asyncio.Event()
+        self._none = asyncio.Event()
+        self._none.set()
+        self._log = log.get()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + self._writing
+
+    def add(self, outcome: Outcome) -> None:
+        self._waiting.append(outcome)
+        self._none.clear()
+        self._some.set()
+
+    async def drained(self) -> None:
+        """Waits until everything that was added is in the database."""
+        await self._none.wait()
+
+    async def run(self) -> None:
+        """Writes for as long as it is not cancelled; cancel it only when it is drained."""
+        try:
+            while True:
+                await self._some.wait()
+                if len(self._waiting) < _BATCH:
+                    await asyncio.sleep(_LINGER)
+                await self._settle()
+        finally:
+            if self._connection is not None:
+                self._connection.terminate()
+
+    async def _settle(self) -> None:
+        batch = self._waiting[:_BATCH]
+        del self._waiting[:_BATCH]
+        self._writing = len(batch)
+        columns = list(zip(*map(_row, batch), strict=True))
+        async for attempt in db.outliving(self._lose):
+            with attempt:
+                if self._connection is None:
+                    self._connection = await self._connect()
+                rows = await self._connection.fetch(db.query("settle"), *columns)
+        self._writing = 0
+        if not self._waiting:
+            self._some.clear()
+            self._none.set()
+        fenced = {(row["webhook_id"], row["event_id"]) for row in rows}
+        if fenced:
+            self._log.warning(log.Event.WRITEBACK_FENCED, count=len(fenced))
+        self._written(batch, fenced)
+
+    def _lose(self, fault: BaseException) -> None:
+        self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="writeback")
+        if self._connection is not None:
+            self._connection.terminate()
+            self._connection = None
+
+
+def _row(outcome: Outcome) -> tuple[object, ...]:
+    """The parameters of queries/settle.sql for one outcome."""
+    delivery, attempted_at, answer, verdict = outcome
+    word, due_at = _word(verdict)
+    posted, status, code, timings, body = _columns(answer)
+    return (
+        delivery.webhook_id,
+        delivery.event_id,
+        delivery.event_created_at,
+        delivery.attempts,
+        due_at,
+        word,
+        delivery.attempts + 1 if posted else None,
+        attempted_at,
+        status,
+        code,
+        *timings,
+        body,
+    )
+
+
+def _columns(answer: Answer | None) -> tuple[bool, int | None, str | None, Timings | tuple[None, ...], bytes | None]:
+    """Whether there was a POST, and its status, code, timings and answer."""
+    match answer:
+        case Response(status=status, body=body, timings=timings):
+            return True, status, None, timings, body or None
+        case NoResponse(code=code, timings=timings):
+            return True, None, code, timings, None
+        case Refusal(code=code):
+            return False, None, code, (None,) * 4, None
+        case None:
+            return False, None, None, (None,) * 4, None
+        case _:
+            assert_never(answer)
+
+
+def _word(verdict: Verdict) -> tuple[str, datetime | None]:
+    """The verdict as the database spells it, and the next due time if it is owed again."""
+    match verdict:
+        case Delivered():
+            return "delivered", None
+        case Retry(due_at=due_at):
+            return "retry", due_at
+        case GaveUp():
+            return "failed", None
+        case Expired():
+            return "expired", None
+        case Refused():
+            return "refused", None
+        case _:
+            assert_never(verdict)

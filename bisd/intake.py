@@ -1,0 +1,179 @@
+"""Intake: one session that listens, owns shards, looks, and fills the lanes.
+
+Everything here happens one after the other on one connection: the lanes' horizons rest on that (a look is applied before a
+refill begins, and the other way round), and with the connection goes the right to send. When it is lost the lanes are closed,
+and the next session begins anew: listen, look, take shards, read what is owed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from time import monotonic
+
+from bisd import db, log
+from bisd.clock import Clock
+from bisd.delivery.arrival import Arrival, Arrivals, Cadence
+from bisd.delivery.lane import BEGINNING, END, Lanes
+from bisd.fleet import Fleet, mask
+from bisd.model import SHARDS, Delivery, Webhook
+
+_TEND_EVERY = 1.0
+_REFILL_ROWS = 1000
+_CHANNEL = "bisd"
+
+
+class Intake:
+    """Keeps a session going for as long as it runs. `wake` is called when lanes may have something to send."""
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[db.Connection]], lanes: Lanes, clock: Clock, wake: Callable[[], None]
+    ) -> None:
+        self.ready = asyncio.Event()
+        self._connect = connect
+        self._lanes = lanes
+        self._clock = clock
+        self._wake = wake
+        self._stir = asyncio.Event()
+        self._lost = False
+        self._log = log.get()
+
+    def refill(self) -> None:
+        """A lane is hungry: there is no need to wait for the bell."""
+        self._stir.set()
+
+    async def run(self) -> None:
+        """Outlives the database; until cancelled."""
+        async for attempt in db.outliving(self._lose):
+            with attempt:
+                await self._serve()
+
+    async def _serve(self) -> None:
+        connection = await self._connect()
+        try:
+            session = Session(connection, self._lanes, self._clock, self._wake, self._stir)
+            await session.begin()
+            if self._lost:
+                self._lost = False
+                self._log.info(log.Event.DATABASE_BACK)
+            self.ready.set()
+            await session.run()
+        except asyncio.CancelledError:
+            await connection.close(timeout=2)
+            raise
+        finally:
+            self.ready.clear()
+            self._lanes.close(range(SHARDS))
+            connection.terminate()
+
+    def _lose(self, fault: BaseException) -> None:
+        if not self._lost:
+            self._lost = True
+            self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="intake")
+
+
+class Session:
+    """One connection's life."""
+
+    def __init__(
+        self, connection: db.Connection, lanes: Lanes, clock: Clock, wake: Callable[[], None], stir: asyncio.Event
+    ) -> None:
+        self._connection = connection
+        self._lanes = lanes
+        self._wake = wake
+        self._stir = stir
+        self._fleet = Fleet(connection)
+        self._arrival = Arrival(connection, clock.hear)
+        self._cadence = Cadence()
+        self._open: frozenset[int] = frozenset()
+        self._tend_at = 0.0
+        self._log = log.get()
+
+    async def begin(self) -> None:
+        """LISTEN first, then the first snapshot, then the shards and what they owe: nothing falls between."""
+        await self._connection.add_listener(_CHANNEL, self._ring)
+        restamped = await self._connection.fetchval(db.query("restamp"))
+        if restamped:
+            self._log.warning(log.Event.RESTAMPED, count=restamped)
+        await self._arrival.begin()
+        await self._fleet.join()
+        await self._tend()
+
+    async def run(self) -> None:
+        while True:
+            if monotonic() >= self._tend_at:
+                await self._tend()
+            await self._look()
+            await self._refill()
+            self._wake()
+            if not self._lanes.starving:
+                await self._pause()
+
+    def _ring(self, *_: object) -> None:
+        self._cadence.rung(monotonic())
+        self._stir.set()
+
+    async def _pause(self) -> None:
+        """Until the bell, a hungry lane, or the next look."""
+        now = monotonic()
+        wait = min(self._cadence.wait(self._arrival.snapshot, now), max(0.0, self._tend_at - now))
+        try:
+            async with asyncio.timeout(wait):
+                await self._stir.wait()
+        except TimeoutError:
+            pass
+        self._stir.clear()
+
+    async def _tend(self) -> None:
+        """Takes and opens shards up to our share; closes what is beyond it, and lets it go when nothing is busy there."""
+        self._tend_at = monotonic() + _TEND_EVERY
+        tending = await self._fleet.tend()
+        await self._open_shards((self._fleet.held - tending.surplus) - self._open)
+        self._open = self._fleet.held - tending.surplus
+        going = tending.surplus - self._lanes.close(tending.surplus) if tending.surplus else frozenset()
+        if going:
+            await self._fleet.release(going)
+        for event, count in ((log.Event.SHARDS_TAKEN, len(tending.taken)), (log.Event.SHARDS_RELEASED, len(going))):
+            if count:
+                self._log.info(event, count=count, held=len(self._fleet.held), members=self._fleet.members)
+
+    async def _open_shards(self, shards: Iterable[int]) -> None:
+        """Lanes for what these shards owe. From here on a webhook without a lane owes nothing but what arrives."""
+        if shards:
+            rows = await self._connection.fetch(db.query("owing"), mask(shards))
+            for webhook in await self._webhooks([row["webhook_id"] for row in rows]):
+                self._lanes.put(webhook, BEGINNING)
+
+    async def _look(self) -> None:
+        self._lanes.begin_read()
+        arrivals = await self._arrival.look(mask(self._open))
+        await self._open_lanes(arrivals)
+        self._lanes.arrive(arrivals.deliveries)
+        for webhook_id, due_at in arrivals.overflowed.items():
+            self._lanes.reread(webhook_id, due_at)
+
+    async def _open_lanes(self, arrivals: Arrivals) -> None:
+        """Lanes for webhooks that have none yet, and news for those that were changed."""
+        changed = set(arrivals.changed)
+        arrived = {delivery.webhook_id for delivery in arrivals.deliveries} | arrivals.overflowed.keys()
+        wanted = changed | {webhook_id for webhook_id in arrived if not self._lanes.known(webhook_id)}
+        if wanted:
+            for webhook in await self._webhooks(list(wanted)):
+                self._lanes.put(webhook, BEGINNING if webhook.id in changed else END)
+
+    async def _refill(self) -> None:
+        asked = self._lanes.hungry(_REFILL_ROWS)
+        if not asked:
+            return
+        self._lanes.begin_read()
+        rows = await self._connection.fetch(
+            db.query("refill"),
+            [lane.webhook.id for lane, _ in asked],
+            [lane.horizon[0] for lane, _ in asked],
+            [lane.horizon[1] for lane, _ in asked],
+            [room for _, room in asked],
+        )
+        self._lanes.refill(asked, [Delivery(*row) for row in rows])
+
+    async def _webhooks(self, ids: list[int]) -> list[Webhook]:
+        return [Webhook(*row) for row in await self._connection.fetch(db.query("webhooks"), ids)] if ids else []

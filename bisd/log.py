@@ -1,0 +1,55 @@
+"""Log events: every name in one place, fields beside it, never a sentence with holes.
+
+Nothing secret and nobody's data is ever a field: no key, no signature, no body, no URL beyond its host, no text of an error
+that a peer may have written.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from enum import StrEnum
+from typing import Any
+
+import structlog
+
+
+class Event(StrEnum):
+    """What is worth a line, with its fields."""
+
+    STARTED = "started"  # version
+    READY = "ready"  # shards
+    STOPPING = "stopping"  # in_flight
+    STOPPED = "stopped"
+    DATABASE_LOST = "database_lost"  # error, what
+    DATABASE_BACK = "database_back"
+    SHARDS_TAKEN = "shards_taken"  # count, held, members
+    SHARDS_RELEASED = "shards_released"  # count, held, members
+    ATTEMPT_FAILED = "attempt_failed"  # webhook_id, event_id, number, verdict, status, code
+    WRITEBACK_FENCED = "writeback_fenced"  # count
+    INTERNAL_FAULT = "internal_fault"  # error, where
+    PARTITIONS_MADE = "partitions_made"  # count
+    PARTITIONS_DROPPED = "partitions_dropped"  # names
+    HOUSEKEEPING_PUT_OFF = "housekeeping_put_off"  # error
+    RESTAMPED = "restamped"  # count
+
+
+def configure(level: str, form: str) -> None:
+    """Lines to standard error from `level` on; `form` is json, console, or auto: JSON, unless a terminal reads them."""
+    console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get() -> structlog.typing.FilteringBoundLogger:
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return logger

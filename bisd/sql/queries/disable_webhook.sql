@@ -1,0 +1,2 @@
+-- $1 webhook id.
+select bisd.disable_webhook($1)

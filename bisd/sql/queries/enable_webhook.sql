@@ -1,0 +1,2 @@
+-- $1 webhook id.
+select bisd.enable_webhook($1)

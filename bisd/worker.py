@@ -1,0 +1,157 @@
+"""The story of a delivery, and the workers that live it.
+
+A worker carries one delivery at a time from its lane to the write-back and then asks for the next. There are as many as there
+is something to send, up to `max_in_flight`; they stay for the next delivery rather than being made for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from bisd import log
+from bisd.clock import Clock
+from bisd.delivery.lane import Lanes, Turn
+from bisd.delivery.message import compose
+from bisd.delivery.post import Post
+from bisd.delivery.verdict import Policy
+from bisd.delivery.writeback import Writeback
+from bisd.model import (
+    Answer,
+    Code,
+    Delivered,
+    Delivery,
+    Expired,
+    NoResponse,
+    Outcome,
+    Response,
+    Timings,
+    Verdict,
+)
+
+_IDLE_WORKERS = 64
+
+
+class Worker:
+    """message, post, verdict, writeback."""
+
+    def __init__(self, post: Post, policy: Policy, writeback: Writeback, clock: Clock) -> None:
+        self._post = post
+        self._policy = policy
+        self._writeback = writeback
+        self._clock = clock
+        self._log = log.get()
+
+    async def deliver(self, turn: Turn) -> bool:
+        """One attempt; whether the receiver took it."""
+        webhook, delivery = turn
+        began = self._clock.now()
+        answer: Answer | None = None
+        verdict: Verdict = Expired()
+        if not self._policy.lapsed(delivery, began):
+            try:
+                answer = await self._post.send(compose(webhook, delivery, began))
+            except Exception as fault:  # the boundary: a fault of ours fails this attempt, never the daemon
+                self._log.exception(log.Event.INTERNAL_FAULT, error=type(fault).__name__, where="attempt")
+                answer = NoResponse(Code.INTERNAL, Timings(None, None, None, 0.0))
+            verdict = self._policy.judge(delivery, answer, self._clock.now())
+        self._writeback.add(Outcome(delivery, began, answer, verdict))
+        if isinstance(verdict, Delivered):
+            return True
+        self._tell(delivery, answer, verdict)
+        return False
+
+    def _tell(self, delivery: Delivery, answer: Answer | None, verdict: Verdict) -> None:
+        self._log.info(
+            log.Event.ATTEMPT_FAILED,
+            webhook_id=delivery.webhook_id,
+            event_id=delivery.event_id,
+            number=delivery.attempts + 1,
+            verdict=type(verdict).__name__.lower(),
+            status=answer.status if isinstance(answer, Response) else None,
+            code=None if answer is None or isinstance(answer, Response) else answer.code,
+        )
+
+
+class Workers:
+    """As many workers as there is something to send. `refill` is called when a lane runs low."""
+
+    def __init__(
+        self, worker: Worker, lanes: Lanes, clock: Clock, group: asyncio.TaskGroup, most: int, refill: Callable[[], None]
+    ) -> None:
+        self._worker = worker
+        self._lanes = lanes
+        self._clock = clock
+        self._group = group
+        self._most = most
+        self._refill = refill
+        self._idle: list[asyncio.Future[Turn | None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._stopping = False
+
+    def wake(self) -> None:
+        """Sets workers to whatever can be sent now, and a timer for what can be sent next."""
+        while not self._stopping and (self._idle or len(self._tasks) < self._most):
+            turn = self._next()
+            if turn is None:
+                self._set_timer()
+                return
+            if self._idle:
+                self._idle.pop().set_result(turn)
+            else:
+                task = self._group.create_task(self._work(turn))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def stop(self, patience: float) -> None:
+        """Takes no more; lets what is in flight end for `patience` seconds, then cuts it short, which counts for nothing."""
+        self._stopping = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for idle in self._idle:
+            idle.set_result(None)
+        self._idle.clear()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=patience)
+        self.cut()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def cut(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    def __len__(self) -> int:
+        """How many workers have something in flight."""
+        return len(self._tasks) - len(self._idle)
+
+    async def _work(self, turn: Turn | None) -> None:
+        while turn is not None:
+            taken = await self._worker.deliver(turn)
+            self._lanes.finish(turn.delivery.webhook_id, taken)
+            turn = self._next() or await self._wait()
+
+    def _next(self) -> Turn | None:
+        turn = None if self._stopping else self._lanes.next(self._clock.now())
+        if self._lanes.starving:
+            self._refill()
+        return turn
+
+    async def _wait(self) -> Turn | None:
+        """The next turn, when there is one; None to end: enough others wait already."""
+        if self._stopping or len(self._idle) >= _IDLE_WORKERS:
+            return None
+        self._set_timer()
+        idle: asyncio.Future[Turn | None] = asyncio.get_running_loop().create_future()
+        self._idle.append(idle)
+        return await idle
+
+    def _set_timer(self) -> None:
+        due = self._lanes.due()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if due is not None:
+            wait = max(0.0, (due - self._clock.now()).total_seconds())
+            self._timer = asyncio.get_running_loop().call_later(min(wait, 3600.0), self.wake)
