@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 from bisd import __version__, db, log, migrate, systemd
 from bisd.clock import Clock
@@ -41,6 +42,7 @@ class Service:
     async def run(self) -> None:
         """Raises SchemaOlderError, SchemaNewerError or ServerUnfitError where it cannot work."""
         self._log.info(log.Event.STARTED, version=__version__)
+        _collect_seldom()
         if not await self._start():
             return
         async with Post(self._config.delivery, self._config.egress) as post, asyncio.TaskGroup() as loops:
@@ -126,3 +128,10 @@ class Service:
             else:
                 self._lanes.written(delivery, due_at)
         self._wake()
+
+
+def _collect_seldom() -> None:
+    """The garbage collector looks at every object that lives, and tens of thousands of deliveries live here for a while;
+    hardly any garbage of ours is circular. Measured: a tenth of the time of a delivery."""
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)

@@ -162,16 +162,12 @@ class Lanes:
         self._ceiling = ceiling
         self._most = window
         self._budget = budget
+        self.window = window
         self._lanes: dict[int, Lane] = {}
         self._ready: deque[Lane] = deque()
         self._timers: list[tuple[datetime, int]] = []
         self._hungry: dict[int, Lane] = {}
         self._settled: set[tuple[int, int]] = set()
-
-    @property
-    def window(self) -> int:
-        """How many deliveries a lane holds: fewer, the more lanes there are, so that memory is bounded."""
-        return max(4, min(self._most, self._budget // max(1, len(self._lanes))))
 
     @property
     def in_flight(self) -> int:
@@ -194,6 +190,8 @@ class Lanes:
                 self._feed(lane)
         elif webhook.live:
             lane = self._lanes[webhook.id] = Lane(webhook, self._ceiling, horizon)
+            # Fewer, the more lanes there are: so that memory is bounded.
+            self.window = max(4, min(self._most, self._budget // len(self._lanes)))
             self._feed(lane)
 
     def close(self, shards: Iterable[int]) -> set[int]:

@@ -30,6 +30,8 @@ def compose(webhook: Webhook, delivery: Delivery, now: datetime) -> Message:
     headers = {
         "Content-Type": "application/json",
         "User-Agent": _USER_AGENT,
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
         "X-BIS-Signature": sign(webhook.api_key, body),
         "X-BIS-Topic": delivery.topic,
         "X-BIS-Attempt": str(delivery.attempts + 1),

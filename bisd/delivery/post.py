@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Sequence
-from contextvars import ContextVar
 from time import monotonic
 
 import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from aiohttp.tracing import Trace
 
 from bisd import egress as egress_module
+from bisd.client import Connecting, Connector, Request, connecting
 from bisd.config import DeliveryConfig, EgressConfig
 from bisd.egress import AddressRefused, Egress
 from bisd.errors import UrlRefusedError
@@ -22,42 +19,6 @@ from bisd.model import Answer, Code, Message, NoResponse, Refusal, Response, Tim
 _BODY_TIMEOUT = 2.0
 # Below the idle limits of common servers (5 s and more), so that they do not close what we are about to use.
 _KEEPALIVE = 4.0
-
-
-class Connecting:
-    """How long one attempt took to get a connection, in milliseconds; None where it used one that was open."""
-
-    __slots__ = ("dns", "connect")
-
-    def __init__(self) -> None:
-        self.dns: float | None = None
-        self.connect: float | None = None
-
-
-_connecting: ContextVar[Connecting] = ContextVar("bisd_connecting")
-
-
-class TimedConnector(aiohttp.TCPConnector):
-    """Notes on the attempt under way what a new connection cost. Trace signals would cost every request on an open one."""
-
-    async def _create_connection(
-        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
-    ) -> ResponseHandler:
-        began = monotonic()
-        try:
-            return await super()._create_connection(req, traces, timeout)
-        finally:
-            connecting = _connecting.get()
-            connecting.connect = (monotonic() - began) * 1000 - (connecting.dns or 0.0)
-
-    async def _resolve_host(
-        self, host: str, port: int, traces: Sequence[Trace] | None = None
-    ) -> list[aiohttp.abc.ResolveResult]:
-        began = monotonic()
-        try:
-            return await super()._resolve_host(host, port, traces)
-        finally:
-            _connecting.get().dns = (monotonic() - began) * 1000
 
 
 class Post:
@@ -70,7 +31,7 @@ class Post:
         self._session: aiohttp.ClientSession
 
     async def __aenter__(self) -> Post:
-        connector = TimedConnector(
+        connector = Connector(
             resolver=egress_module.resolver(self._egress),
             socket_factory=self._egress.open_socket,
             use_dns_cache=False,
@@ -88,7 +49,7 @@ class Post:
             connector=connector,
             timeout=timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept": "*/*", "Accept-Encoding": "identity"},
+            request_class=Request,
             auto_decompress=False,
             trust_env=False,
             read_bufsize=1 << 14,
@@ -106,13 +67,11 @@ class Post:
             url = self._egress.permit_url(message.url)
         except UrlRefusedError:
             return Refusal(Code.REFUSED_URL)
-        connecting = Connecting()
-        _connecting.set(connecting)
+        notes = Connecting()
+        connecting.set(notes)
         began = monotonic()
         try:
-            async with self._session.post(
-                url, data=message.body, headers=message.headers, allow_redirects=False
-            ) as response:
+            async with self._session.post(url, data=message, allow_redirects=False) as response:
                 first_byte = (monotonic() - began) * 1000
                 body = await self._read(response)
         except AddressRefused:
@@ -120,10 +79,9 @@ class Post:
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
             if isinstance(fault, aiohttp.ClientConnectorError) and isinstance(fault.os_error, AddressRefused):
                 return Refusal(Code.REFUSED_ADDRESS)
-            return NoResponse(_code(fault), _timings(connecting, None, began))
-        return Response(
-            response.status, response.headers.get("Retry-After"), body, _timings(connecting, first_byte, began)
-        )
+            return NoResponse(_code(fault), _timings(notes, None, began))
+        timings = _timings(notes, first_byte, began)
+        return Response(response.status, response.headers.get("Retry-After"), body, timings)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The first bytes of the answer; what goes wrong with them does not change the status."""
@@ -169,5 +127,5 @@ def _code(fault: BaseException) -> Code:
             return Code.BAD_RESPONSE
 
 
-def _timings(connecting: Connecting, first_byte: float | None, began: float) -> Timings:
-    return Timings(connecting.dns, connecting.connect, first_byte, (monotonic() - began) * 1000)
+def _timings(notes: Connecting, first_byte: float | None, began: float) -> Timings:
+    return Timings(notes.dns, notes.connect, first_byte, (monotonic() - began) * 1000)
