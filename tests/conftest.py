@@ -1,0 +1,65 @@
+"""Fixtures: a real PostgreSQL, a real receiver over real TLS, and daemons."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import trustme
+import uvloop
+
+from bisd import log
+from tests.support.postgres import Server
+from tests.support.receiver import Receiver
+from tests.support.shop import Shop
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the daemon runs on."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def _logging() -> None:
+    log.configure("warning", "json")
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture(scope="session")
+def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ca") / "ca.pem"
+    authority.cert_pem.write_to_path(str(path))
+    return path
+
+
+@pytest.fixture
+async def dsn(server: Server) -> str:
+    return await server.create()
+
+
+@pytest.fixture
+async def shop(dsn: str) -> AsyncIterator[Shop]:
+    shop = await Shop.open(dsn)
+    yield shop
+    await shop.connection.close()
+
+
+@pytest.fixture
+async def receiver(authority: trustme.CA) -> AsyncIterator[Receiver]:
+    receiver = Receiver(authority)
+    await receiver.start()
+    yield receiver
+    await receiver.stop()
