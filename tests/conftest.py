@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
+import asyncpg
 import pytest
 import trustme
 import uvloop
 
-from bisd import log
+from bisd import db, log
 from tests.support.postgres import Server
 from tests.support.receiver import Receiver
 from tests.support.shop import Shop
@@ -48,6 +49,20 @@ def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
 @pytest.fixture
 async def dsn(server: Server) -> str:
     return await server.create()
+
+
+@pytest.fixture
+async def connect(dsn: str) -> AsyncIterator[Callable[[], Awaitable[db.Connection]]]:
+    """Opens sessions of the application's, which are closed when the test ends, however it ends."""
+    connections: list[db.Connection] = []
+
+    async def connect() -> db.Connection:
+        connections.append(await asyncpg.connect(dsn))
+        return connections[-1]
+
+    yield connect
+    for connection in connections:
+        connection.terminate()
 
 
 @pytest.fixture

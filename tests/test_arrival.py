@@ -1,0 +1,241 @@
+"""Arrival: exact under any order of commits, whatever the statistics say."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from bisd import db
+from bisd.clock import Clock
+from bisd.delivery.arrival import Arrival, Arrivals
+from tests.support.daemon import configure, running
+from tests.support.receiver import Receiver
+from tests.support.shop import Shop, eventually
+
+ALL_SHARDS = -1
+Connect = Callable[[], Awaitable[db.Connection]]
+
+
+@pytest.fixture
+async def connection(dsn: str) -> AsyncIterator[db.Connection]:
+    connection = await db.connect(dsn, daemon=True)
+    yield connection
+    await connection.close()
+
+
+async def _arrival(connection: db.Connection, most: int = 1000) -> Arrival:
+    arrival = Arrival(connection, Clock().hear, most)
+    await arrival.begin()
+    return arrival
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_every_row_is_seen_exactly_once(
+    seed: int, shop: Shop, connect: Connect, connection: db.Connection
+) -> None:
+    """Eight writers, transactions of random length that overlap, commit in any order, or roll back, with savepoints: looks
+    taken meanwhile report every committed delivery once, and no other."""
+    await shop.subscribe("notification/create", "https://example.com/")
+    arrival = await _arrival(connection)
+    chance = random.Random(seed)
+    committed: set[int] = set()
+    seen: Counter[int] = Counter()
+    writing = True
+
+    async def write(writer: random.Random) -> None:
+        session = await connect()
+        for _ in range(40):
+            transaction = session.transaction()
+            await transaction.start()
+            events = []
+            for _ in range(writer.randrange(1, 4)):
+                events.append(await session.fetchval("select bisd.emit($1, 'notification/create', '{}')", shop.account_id))
+                try:
+                    async with session.transaction():
+                        await session.execute("select bisd.emit($1, 'notification/create', '{}')", shop.account_id)
+                        raise _UndoError
+                except _UndoError:
+                    pass
+                await asyncio.sleep(writer.random() * 0.004)
+            if writer.random() < 0.2:
+                await transaction.rollback()
+            else:
+                await transaction.commit()
+                committed.update(events)
+
+    async def look() -> None:
+        while writing:
+            seen.update(delivery.event_id for delivery in (await arrival.look(ALL_SHARDS)).deliveries)
+
+    looking = asyncio.create_task(look())
+    await asyncio.gather(*(write(random.Random(chance.random())) for _ in range(8)))
+    writing = False
+    await looking
+    seen.update(delivery.event_id for delivery in (await arrival.look(ALL_SHARDS)).deliveries)
+    assert seen == Counter(committed)
+
+
+class _UndoError(Exception):
+    """Takes a savepoint back."""
+
+
+async def test_an_overlapping_transaction_arrives_when_it_commits(
+    shop: Shop, receiver: Receiver, ca_file: Path, dsn: str, connect: Connect
+) -> None:
+    """One transaction inserts first and commits last, after another's rows have been delivered: nothing is lost or twice."""
+    await shop.subscribe("notification/create", receiver.url)
+    slow = await connect()
+    async with running(configure(ca_file), dsn):
+        transaction = slow.transaction()
+        await transaction.start()
+        await slow.execute("select bisd.emit($1, 'notification/create', '{\"slow\":true}')", shop.account_id)
+        await shop.notify(5)
+        await receiver.received(5)
+        await transaction.commit()
+        counts = await receiver.received_events(6)
+    assert counts == Counter({f"evt_{number}": 1 for number in range(1, 7)})
+
+
+async def test_a_transaction_that_skipped_the_bell_is_heard_soon(
+    shop: Shop, dsn: str, receiver: Receiver, ca_file: Path, connect: Connect
+) -> None:
+    """A transaction that found the gate taken rings no bell. It is still running when the bell of the other is heard, and
+    arrives soon after its commit all the same, not with the sweep."""
+    await shop.subscribe("notification/create", receiver.url)
+    ringer = await connect()
+    loop = asyncio.get_running_loop()
+    waits = []
+    async with running(configure(ca_file), dsn):
+        for number in range(1, 9):
+            async with shop.connection.transaction():
+                async with ringer.transaction():
+                    await ringer.execute(_TAKE_EVERY_GATE)
+                    await shop.notify()
+                    await ringer.execute("select pg_notify('bisd', '')")
+                await asyncio.sleep(0.03)  # the transaction goes on
+            committed_at = loop.time()
+            await receiver.received(number)
+            waits.append(loop.time() - committed_at)
+    assert sorted(waits)[4] < 0.05
+    assert max(waits) < 0.5
+
+
+# Those of the second to come.
+_TAKE_EVERY_GATE = """
+    select pg_advisory_xact_lock(
+        1651143527, ((extract(epoch from clock_timestamp()) * 200)::bigint + n & 2147483647)::integer)
+    from generate_series(0, 200) n
+"""
+
+
+async def test_more_than_a_look_reads(shop: Shop, connection: db.Connection) -> None:
+    """A look that comes back full names the webhooks and the earliest due time instead; the next one starts after it."""
+    first = await shop.subscribe("a", "https://example.com/")
+    second = await shop.subscribe("b", "https://example.com/")
+    arrival = await _arrival(connection, most=10)
+    async with shop.connection.transaction():
+        for topic, number in (("a", 3), ("b", 30)):
+            for _ in range(number):
+                await shop.connection.execute("select bisd.emit($1, $2, '{}')", shop.account_id, topic)
+    due_at = await shop.connection.fetchval("select min(due_at) from bisd.delivery")
+    assert await arrival.look(ALL_SHARDS) == Arrivals([], [], {first: due_at, second: due_at})
+    assert await arrival.look(ALL_SHARDS) == Arrivals([], [], {})
+
+
+async def test_changes_of_webhooks_arrive(shop: Shop, connection: db.Connection) -> None:
+    """Switching, another URL, another key and another plan are reported once each, of our shards only."""
+    webhook_id = await shop.subscribe("a", "https://example.com/")
+    arrival = await _arrival(connection)
+    for change in (
+        "select bisd.disable_webhook(1)",
+        "update bisd.webhook set url = 'https://example.com/new'",
+        "update bisd.account set plan = 'small'",
+        "update bisd.account set api_key = bisd.new_api_key()",
+    ):
+        await shop.connection.execute(change)
+        assert (await arrival.look(ALL_SHARDS)).changed == [webhook_id]
+        assert (await arrival.look(ALL_SHARDS)).changed == []
+    await shop.connection.execute("select bisd.enable_webhook(1)")
+    assert (await arrival.look(1 << 5)).changed == []
+
+
+async def test_a_restored_dump_is_stamped_anew(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
+    """Rows with transaction ids of another cluster's future are sent once, and do not arrive for ever."""
+    await shop.subscribe("notification/create", receiver.url)
+    await shop.notify(3)
+    await shop.connection.execute("update bisd.delivery set txid = '9000000000000'")
+    async with running(configure(ca_file), dsn):
+        await receiver.received(3)
+        await eventually(lambda: _nothing_owed(shop))
+    assert set(receiver.ids().values()) == {1}
+
+
+async def _nothing_owed(shop: Shop) -> bool:
+    return await shop.owed() == 0
+
+
+async def _plan(connection: db.Connection, name: str, *arguments: object) -> str:
+    rows = await connection.fetch("explain (analyze, costs off) " + db.query(name), *arguments)
+    return "\n".join(row[0] for row in rows)
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_plans_do_not_depend_on_statistics(analyzed: bool, shop: Shop, connection: db.Connection) -> None:
+    """With 20,000 owed and no statistics, or fresh ones, every query of the hot path goes by its index."""
+    await shop.subscribe("notification/create", "https://example.com/")
+    await connection.execute("alter table bisd.delivery set (autovacuum_enabled = off)")
+    await shop.notify(20_000)
+    arrival = await _arrival(connection)
+    await shop.notify(3)
+    if analyzed:
+        await connection.execute("analyze bisd.delivery, bisd.event, bisd.webhook")
+    look = await _plan(connection, "look", arrival.snapshot.text, ALL_SHARDS, 1000)
+    assert "Seq Scan" not in look
+    assert look.count("using delivery_arrival") == 2
+    overflow = await _plan(connection, "overflow", arrival.snapshot.text, ALL_SHARDS)
+    assert "Seq Scan" not in overflow
+    horizon = await connection.fetchval("select min(due_at) from bisd.delivery")
+    refill = await _plan(connection, "refill", [1], [horizon], [0], [10])
+    assert "Seq Scan" not in refill
+    assert "using delivery_lane" in refill
+    assert "Seq Scan on delivery" not in await _plan(connection, "owing", ALL_SHARDS)
+    assert max(_rows_of_delivery(look)) <= 3
+    assert max(_rows_of_delivery(refill)) <= 10
+
+
+def _rows_of_delivery(plan: str) -> list[int]:
+    """How many rows each scan of the table delivered."""
+    lines = [line for line in plan.splitlines() if "on delivery" in line]
+    return [int(float(line.split("rows=")[1].split()[0].rstrip(")"))) for line in lines]
+
+
+async def test_a_transaction_left_open_costs_the_look_nothing(
+    shop: Shop, connect: Connect, connection: db.Connection
+) -> None:
+    """Rows that came and went since a transaction was left open are not walked by looks."""
+    await shop.subscribe("notification/create", "https://example.com/")
+    pin = await connect()
+    transaction = pin.transaction()
+    await transaction.start()
+    await pin.execute("select pg_current_xact_id()")
+    for _ in range(20):
+        await shop.notify(500)
+        await shop.connection.execute("delete from bisd.delivery")
+    arrival = await _arrival(connection)
+    await shop.notify(2)
+    rows = await connection.fetch(
+        "explain (analyze, buffers, costs off) " + db.query("look"), arrival.snapshot.text, ALL_SHARDS, 1000
+    )
+    # 10,000 dead entries lie on some 130 pages; what has just arrived lies on a few.
+    assert _pages_touched([row[0] for row in rows]) < 40
+
+
+def _pages_touched(plan: list[str]) -> int:
+    """Buffers of the whole plan: the first line that counts them."""
+    counts = next(line for line in plan if "Buffers:" in line)
+    return sum(int(part.split("=")[1]) for part in counts.split() if "=" in part)
