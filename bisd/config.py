@@ -86,7 +86,6 @@ class DatabaseConfig:
 
     dsn: Annotated[str, Strict(), AfterValidator(_postgresql_url)] | None = None
     dsn_file: File | None = None
-    pool_size: Annotated[int, Strict(), Field(ge=1, le=100)] = 4
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def _refusals() -> Iterator[None]:
         if fault.sqlstate != _REFUSED:
             raise
         hint = f" {fault.hint}" if fault.hint else ""
-        raise RequestRefusedError(reason=f"{str(fault).removeprefix('bisd: ')}.{hint}") from None
+        raise RequestRefusedError(reason=f"{str(fault.args[0]).removeprefix('bisd: ')}.{hint}") from None
 
 
 async def create_account(connection: db.Connection, name: str, plan: str) -> tuple[int, str]:

@@ -24,7 +24,7 @@ class Housekeeping:
         while True:
             try:
                 await self._keep()
-            except db.TRANSIENT as fault:
+            except db.ANY as fault:
                 self._log.warning(log.Event.HOUSEKEEPING_PUT_OFF, error=type(fault).__name__)
             await asyncio.sleep(_EVERY)
 

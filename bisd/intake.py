@@ -18,7 +18,7 @@ from bisd.delivery.lane import BEGINNING, END, Lanes
 from bisd.fleet import Fleet, mask
 from bisd.model import SHARDS, Delivery, Webhook
 
-_TEND_EVERY = 1.0
+_TEND_EVERY = 2.0
 _REFILL_ROWS = 1000
 _CHANNEL = "bisd"
 

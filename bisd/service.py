@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 
+import asyncpg
+
 from bisd import __version__, db, log, migrate, systemd
 from bisd.clock import Clock
 from bisd.config import Config
@@ -12,6 +14,7 @@ from bisd.delivery.lane import Lanes
 from bisd.delivery.post import Post
 from bisd.delivery.verdict import Policy
 from bisd.delivery.writeback import Writeback
+from bisd.errors import ServerUnfitError
 from bisd.housekeeping import Housekeeping
 from bisd.intake import Intake
 from bisd.model import Outcome, Retry
@@ -101,7 +104,10 @@ class Service:
     async def _require_schema(self) -> None:
         async for attempt in db.outliving(self._cannot_start):
             with attempt:
-                connection = await self._connect()
+                try:
+                    connection = await self._connect()
+                except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as fault:
+                    raise ServerUnfitError(reason=f"it refuses us: {fault.args[0]}") from None
                 try:
                     await db.require_fit(connection)
                     await migrate.require_current(connection)

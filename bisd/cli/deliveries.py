@@ -11,6 +11,8 @@ from bisd.config import Config
 
 _STATES = ("pending", "retrying", "held", "delivered", "failed", "expired", "cancelled", "refused")
 
+_SHOWN = ("webhook_id", "number", "attempted_at", "verdict", "status", "code", "total_ms", "answer")
+
 
 @click.group()
 def delivery() -> None:
@@ -40,4 +42,4 @@ def show(config: Config, event: int, as_json: bool) -> None:
         show_json({"deliveries": deliveries, "attempts": attempts})
     else:
         show_rows(deliveries, False, "")
-        show_rows(attempts, False, "No attempt yet.")
+        show_rows([{key: attempt[key] for key in _SHOWN} for attempt in attempts], False, "No attempt yet.")

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+_WIDE = 10_000
 json_option: Callable[[Any], Any] = click.option("--json", "as_json", is_flag=True, help="JSON, for programs.")
 
 
@@ -28,7 +29,10 @@ def show_rows(rows: Sequence[dict[str, object]], as_json: bool, empty: str) -> N
             table.add_column(name.replace("_", " "), justify="right" if _is_number(rows[0][name]) else "left")
         for row in rows:
             table.add_row(*(Text(_printable(_text(value))) for value in row.values()))
-        Console(soft_wrap=not Console().is_terminal).print(table)
+        console = Console()
+        if not console.is_terminal:
+            console.width = _WIDE  # a file has no edge: nothing is shortened
+        console.print(table)
 
 
 def show_json(value: object) -> None:

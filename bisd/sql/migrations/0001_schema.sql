@@ -64,8 +64,8 @@ create table bisd.delivery (
     -- The event's, so that a join with `event` prunes to one partition.
     event_created_at timestamptz not null,
     -- Since when it has been owed: what `expires_after` counts from.
-    owed_since timestamptz not null default now(),
-    due_at timestamptz not null default now() check (isfinite(due_at)),
+    owed_since timestamptz not null default now() check (owed_since between '1970-01-01' and '9000-01-01'),
+    due_at timestamptz not null default now() check (due_at between '1970-01-01' and '9000-01-01'),
     -- The transaction that made it due: what arrival goes by.
     txid xid8 not null default pg_current_xact_id(),
     attempts integer not null default 0 check (attempts >= 0),
@@ -116,15 +116,22 @@ declare
     parent text;
     day date;
     part text;
+    moment text;
     made integer := 0;
 begin
     perform pg_advisory_xact_lock(hashtext('bisd.partitions'));
     perform set_config('lock_timeout', '2s', true);
     foreach parent in array array['event', 'attempt'] loop
+        moment := case parent when 'event' then 'created_at' else 'attempted_at' end;
         for day in select ((now() at time zone 'UTC')::date + n) from generate_series(0, ahead) n loop
             part := parent || '_' || to_char(day, 'YYYYMMDD');
             if to_regclass('bisd.' || part) is null then
                 execute format('create table bisd.%I (like bisd.%I including defaults including constraints)', part, parent);
+                -- What came for this day while it had no partition has been kept by the default one.
+                execute format(
+                    'with kept as (delete from bisd.%I where %I >= %L and %I < %L returning *) insert into bisd.%I select * from kept',
+                    parent || '_default', moment, day::timestamp at time zone 'UTC',
+                    moment, (day + 1)::timestamp at time zone 'UTC', part);
                 execute format(
                     'alter table bisd.%I attach partition bisd.%I for values from (%L) to (%L)',
                     parent, part, day::timestamp at time zone 'UTC', (day + 1)::timestamp at time zone 'UTC');
@@ -136,7 +143,8 @@ begin
 end $$;
 
 -- Drops the partitions of `parent` whose last day ended before `before`; answers their names. A partition of events in
--- which something is still owed stays.
+-- which something is still owed stays. Dropping locks the parent, and the application's inserts wait behind who waits for a
+-- lock: it gives up after a moment, and is done the next time.
 create function bisd.drop_partitions(parent text, before timestamptz) returns setof text
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -147,7 +155,7 @@ begin
         raise exception 'bisd: there is no partitioned table "%"; it is event or attempt', parent;
     end if;
     perform pg_advisory_xact_lock(hashtext('bisd.partitions'));
-    perform set_config('lock_timeout', '2s', true);
+    perform set_config('lock_timeout', '200ms', true);
     for part in
         select c.relname
         from pg_catalog.pg_inherits i

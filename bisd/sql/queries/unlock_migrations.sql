@@ -1,1 +1,2 @@
+-- What lock_migrations.sql took.
 select pg_advisory_unlock(1651143533)

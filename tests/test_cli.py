@@ -1,0 +1,153 @@
+"""The command line, as a person or a program uses it: real processes, real database."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.receiver import Receiver
+from tests.support.shop import Shop
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def bisd(dsn: str, tmp_path: Path) -> Run:
+    """Runs `bisd ...` on this test's database."""
+    file = tmp_path / "shop.toml"
+    file.write_text(f'[database]\ndsn = "{dsn}"\n')
+
+    def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "bisd", *arguments],
+            input=stdin, capture_output=True, text=True, timeout=60,
+            env=os.environ | {"BISD_CONFIG": str(file)} | environment,
+        )  # fmt: skip
+
+    return run
+
+
+def test_a_subscription_by_hand(bisd: Run) -> None:
+    """Account, webhook, event and delivery, from nothing, with --json for programs and tables for people."""
+    account = json.loads(bisd("account", "add", "Tea Shop", "--plan", "medium", "--json").stdout)
+    assert account["api_key"].startswith("bis_")
+    webhook = json.loads(bisd("webhook", "add", str(account["id"]), "order/paid", "https://example.com/hook", "--json").stdout)
+    assert webhook == {"id": 1, "enabled": False}
+    assert bisd("webhook", "enable", "1").stdout == "Webhook 1 is switched on.\n"
+    assert [row["enabled"] for row in json.loads(bisd("webhook", "list", "--json").stdout)] == [True]
+    assert json.loads(bisd("emit", "1", "order/paid", "-", "--json", stdin='{"order":1}').stdout) == {"id": 1}
+    (delivery,) = json.loads(bisd("delivery", "list", "--json").stdout)
+    assert (delivery["state"], delivery["event_id"], delivery["topic"]) == ("pending", 1, "order/paid")
+    assert bisd("webhook", "disable", "1").returncode == 0
+    shown = json.loads(bisd("delivery", "show", "1", "--json").stdout)
+    assert (shown["deliveries"][0]["state"], shown["attempts"]) == ("held", [])
+    table = bisd("account", "list")
+    assert "Tea Shop" in table.stdout
+    assert account["api_key"] not in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["account", "add", "x", "--plan", "gold"], 1, 'there is no plan "gold". The plans are'),
+        (["webhook", "add", "7", "a", "https://example.com/"], 1, "there is no account 7"),
+        (["webhook", "add", "1", "a", "http://example.com/"], 2, "plain HTTP is not allowed"),
+        (["webhook", "add", "1", "a", "https://127.0.0.1/"], 2, "not a public one"),
+        (["webhook", "enable", "7"], 1, "there is no webhook 7"),
+        (["delivery", "show", "7"], 1, "no delivery of event 7"),
+        (["emit", "1", "a", "/nowhere"], 2, "No such file"),
+        (["frobnicate"], 2, "No such command"),
+        (["--config", "/nowhere.toml", "run"], 2, "there is no such configuration file"),
+    ],
+)
+def test_faults_are_told_in_a_sentence(bisd: Run, arguments: list[str], code: int, sentence: str) -> None:
+    """On standard error, with the exit status of the interface, and never a traceback."""
+    ran = bisd(*arguments)
+    assert ran.returncode == code
+    assert sentence in ran.stderr.replace("\n", " ")
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_what_is_no_json_is_refused(bisd: Run) -> None:
+    """With the reason PostgreSQL gives, and exit status 2."""
+    bisd("account", "add", "x", "--plan", "medium")
+    ran = bisd("emit", "1", "a", "-", stdin="{no json}")
+    assert ran.returncode == 2
+    assert "is not JSON" in ran.stderr
+
+
+def test_every_configuration_fault_at_once(bisd: Run) -> None:
+    """All of them, each with its key, before anything is done."""
+    ran = bisd("run", BISD_DELIVERY_TIMEOUT="15", BISD_RETRY_JITTER="2", BISD_NONSENSE="1")
+    assert ran.returncode == 2
+    assert all(key in ran.stderr for key in ("delivery.timeout", "retry.jitter", "BISD_NONSENSE"))
+
+
+def test_an_unreachable_database(bisd: Run) -> None:
+    """One line that says where to look."""
+    ran = bisd("account", "list", BISD_DATABASE_DSN="postgresql://127.0.0.1:1/x")
+    assert ran.returncode == 1
+    assert ran.stderr.count("\n") == 1
+    assert "cannot be reached" in ran.stderr
+
+
+def test_migrate_check(bisd: Run) -> None:
+    """--check says whether the schema is up to date, by its exit status too."""
+    assert bisd("migrate", "--check").returncode == 0
+    assert bisd("migrate").stdout == ""
+
+
+async def test_what_a_receiver_says_is_shown_as_text(shop: Shop, bisd: Run) -> None:
+    """Escape sequences in an answer do not reach the terminal."""
+    await shop.subscribe("notification/create", "https://example.com/")
+    await shop.notify()
+    await shop.connection.execute(
+        "insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, answer) "
+        "select 1, 1, now(), now(), 1, 'failed', 500, '\\x1b5b324a68656c6c6f'"
+    )
+    shown = bisd("delivery", "show", "1").stdout
+    assert "\x1b[2J" not in shown
+    assert "\\x1b[2Jhello" in shown
+
+
+def test_demo_once(tmp_path: Path) -> None:
+    """On an embedded PostgreSQL of its own, without any configuration: delivered, verified, exit 0."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("BISD_")}
+    ran = subprocess.run(
+        [sys.executable, "-m", "bisd", "demo", "--once"],
+        capture_output=True, text=True, timeout=60, env=environment | {"XDG_DATA_HOME": str(_visible(tmp_path))},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("signature verified") == 10
+
+
+def _visible(path: Path) -> Path:
+    """The embedded server runs as a user of its own if we are root, who must be able to reach its data."""
+    for directory in (path, *path.parents):
+        if directory.stat().st_uid == os.getuid() and directory.name.startswith(("pytest-", "test_")):
+            directory.chmod(0o755)
+    return path
+
+
+async def test_listen_verifies(receiver: Receiver) -> None:
+    """`bisd listen` says of each request whether its signatures are right."""
+    from bisd.receiver import verify
+    from bisd.delivery.message import compose
+    from bisd.model import Delivery, Webhook
+    from datetime import UTC, datetime
+
+    now = datetime.now(UTC)
+    webhook = Webhook(1, 1, "https://example.com/", "bis_" + "k" * 40, None, None, None, True)
+    message = compose(webhook, Delivery(1, 7, now, now, now, 0, "a", b"{}"), now)
+    assert verify(webhook.api_key, message.headers, message.body)
+    assert not verify("another key", message.headers, message.body)
+    assert not verify(webhook.api_key, message.headers, b"{ }")
+    for name in ("X-BIS-Signature", "webhook-signature", "webhook-timestamp"):
+        assert not verify(webhook.api_key, message.headers | {name: "1"}, message.body)

@@ -1,0 +1,261 @@
+"""The schema: migrations, constraints, functions that refuse with a reason, roles, partitions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from bisd import config, db, migrate
+from bisd.errors import SchemaNewerError, SchemaOlderError
+from tests.support.daemon import configure
+from tests.support.postgres import Server
+from tests.support.shop import SEED_BODY, SEED_ROW, SEED_SENT, Shop
+
+Connect = Callable[[], Awaitable[db.Connection]]
+
+
+async def test_twenty_migrate_at_once(server: Server) -> None:
+    """Twenty that start together: one applies each migration, all find the schema up to date afterwards."""
+    dsn = await server.create(migrated=False)
+
+    async def start() -> list[int]:
+        connection = await db.connect(dsn)
+        try:
+            applied = await migrate.migrate(connection)
+            await migrate.require_current(connection)
+            return [migration.number for migration in applied]
+        finally:
+            await connection.close()
+
+    applied = await asyncio.gather(*(start() for _ in range(20)))
+    assert sorted(sum(applied, [])) == [migration.number for migration in migrate.known()]
+    assert sorted(map(len, applied))[:-1] == [0] * 19
+
+
+async def test_a_newer_schema_is_refused(dsn: str, connect: Connect) -> None:
+    """A database that a later bisd has migrated is left alone, with a sentence that says what to do."""
+    connection = await connect()
+    await connection.execute("insert into bisd.migration (number, name) values (9000, 'later')")
+    for attempt in (migrate.migrate, migrate.require_current):
+        with pytest.raises(SchemaNewerError, match=r"at version 9000, this bisd knows up to .* install the bisd"):
+            await attempt(connection)
+
+
+async def test_an_older_schema_is_refused(server: Server) -> None:
+    """The daemon does not start on a database that is not migrated; it says which command does it."""
+    connection = await asyncpg.connect(await server.create(migrated=False))
+    with pytest.raises(SchemaOlderError, match="run `bisd migrate` first"):
+        await migrate.require_current(connection)
+    await connection.close()
+
+
+async def test_a_failed_migration_leaves_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each migration is one transaction: the one that fails leaves no trace, those before it stay."""
+    connection = await asyncpg.connect(await server.create(migrated=False))
+    known = [*migrate.known(), migrate.Migration(9000, "broken", "create table bisd.half (); select 1 / 0;")]
+    monkeypatch.setattr(migrate, "known", lambda: known)
+    with pytest.raises(asyncpg.DivisionByZeroError):
+        await migrate.migrate(connection)
+    assert await migrate.version(connection) == known[-2].number
+    assert await connection.fetchval("select to_regclass('bisd.half')") is None
+    await connection.close()
+
+
+async def test_the_documented_body(shop: Shop) -> None:
+    """The seed's example, key for key in its order, nulls kept, compact."""
+    await shop.connection.execute(SEED_ROW, shop.account_id)
+    await shop.connection.execute(SEED_SENT)
+    body = await shop.connection.fetchval("select body::text from bisd.event where topic = 'notification/sent'")
+    assert body == SEED_BODY.decode()
+
+
+async def test_the_body_is_what_javascript_writes(shop: Shop) -> None:
+    """JSON.stringify(JSON.parse(body)) gives the same bytes, whatever the customer is called: receivers re-serialise."""
+    awkward = "".join(chr(code) for code in range(1, 128)) + "é\u2028\u2029\ufeff😀</script>\x7f\u0080"
+    await shop.connection.execute(
+        "insert into bisd.notification (account_id, customer_email, product_title, sku, product_id) "
+        "values ($1, $2, $2, '', 9007199254740991)",
+        shop.account_id,
+        awkward,
+    )
+    body = await shop.connection.fetchval("select body::text from bisd.event")
+    assert json.loads(body)["customer"]["email"] == awkward
+    node = shutil.which("node")
+    if node is None:
+        assert body == json.dumps(json.loads(body), separators=(",", ":"), ensure_ascii=False).replace("\\u007f", "\x7f")
+    else:
+        script = "process.stdout.write(JSON.stringify(JSON.parse(require('fs').readFileSync(0, 'utf8'))))"
+        written = subprocess.run([node, "-e", script], input=body.encode(), capture_output=True, check=True)
+        assert written.stdout == body.encode()
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        ("select bisd.create_account('x', 'gold')", 'there is no plan "gold"'),
+        ("select bisd.create_webhook(99, 'a', 'https://example.com/')", "there is no account 99"),
+        ("select bisd.create_webhook(1, 'a b', 'https://example.com/')", '"a b" cannot be a topic'),
+        ("select bisd.create_webhook(1, E'a\\nb', 'https://example.com/')", "cannot be a topic"),
+        ("select bisd.create_webhook(1, 'a', 'ftp://example.com/')", "cannot be a webhook's URL"),
+        ("select bisd.create_webhook(1, 'a', null)", "cannot be a webhook's URL"),
+        ("select bisd.create_webhook(1, 'a', 'https://example.com/' || repeat('x', 3000))", "cannot be a webhook's URL"),
+        ("select bisd.enable_webhook(99)", "there is no webhook 99"),
+        ("select bisd.disable_webhook(99)", "there is no webhook 99"),
+        ("select bisd.emit(99, 'a', '{}')", "there is no account 99"),
+        ("select bisd.emit(1, '', '{}')", "cannot be a topic"),
+        ("select bisd.emit(1, null, '{}')", "cannot be a topic"),
+        ("select bisd.emit(1, 'a', null)", "cannot be NULL"),
+        ("select bisd.emit(1, 'a', to_json(repeat('x', 1048576)))", "has 1048578 bytes, more than the 1048576"),
+    ],
+)
+async def test_functions_refuse_with_a_reason(call: str, reason: str, shop: Shop) -> None:
+    """What cannot be done is refused with SQLSTATE BISD0, a sentence, and a hint."""
+    with pytest.raises(asyncpg.PostgresError) as refusal:
+        await shop.connection.execute(call)
+    assert refusal.value.sqlstate == "BISD0"
+    assert reason in str(refusal.value)
+    assert refusal.value.hint
+
+
+async def test_the_largest_body_goes_through(shop: Shop) -> None:
+    """SQL's limit is the daemon's default, and a body of exactly that size is taken."""
+    limit = await shop.connection.fetchval("select bisd.max_body_bytes()")
+    assert limit == config.DeliveryConfig().max_body_bytes
+    await shop.connection.execute("select bisd.emit(1, 'a', to_json(repeat('x', $1 - 2)))", limit)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into bisd.account (name, plan, api_key) values ('x', 'medium', '')",
+        "insert into bisd.account (name, plan, api_key) values ('x', 'gold', repeat('k', 32))",
+        "update bisd.account set previous_api_key = repeat('k', 32)",
+        "insert into bisd.webhook (account_id, topic, url) values (1, 'a', 'javascript:alert(1)')",
+        "insert into bisd.webhook (account_id, topic, url) values (1, 'a', E'https://example.com/\\r\\nHost: evil')",
+        "insert into bisd.webhook (account_id, topic, url) values (1, '', 'https://example.com/')",
+        "insert into bisd.webhook (account_id, topic, url, max_in_flight) values (1, 'a', 'https://example.com/', 0)",
+        "insert into bisd.delivery (webhook_id, event_id, event_created_at, due_at) values (1, 1, now(), 'infinity')",
+        "insert into bisd.delivery (webhook_id, event_id, event_created_at, attempts) values (1, 1, now(), -1)",
+        "insert into bisd.notification (account_id, created_at) values (1, 'infinity')",
+    ],
+)
+async def test_nonsense_is_refused_by_constraint(statement: str, shop: Shop) -> None:
+    """Rows that no code of ours writes are refused, whoever writes them."""
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError):
+        await shop.connection.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("role", "allowed", "forbidden"),
+    [
+        (
+            "bisd_app",
+            ["insert into bisd.notification (account_id) values (1)", "update bisd.notification set sent_at = now()",
+             "select bisd.emit(1, 'a', '{}')"],
+            ["select api_key from bisd.account", "select * from bisd.event", "delete from bisd.delivery",
+             "insert into bisd.webhook (account_id, topic, url) values (1, 'a', 'https://example.com/')",
+             "select bisd.create_account('x', 'medium')", "select bisd.enable_webhook(1)", "delete from bisd.notification",
+             "select bisd.drop_partitions('event', now())"],
+        ),
+        (
+            "bisd_reader",
+            ["select * from bisd.delivery_status", "select id, url from bisd.webhook", "select status from bisd.attempt"],
+            ["select api_key from bisd.account", "select body from bisd.event", "select answer from bisd.attempt",
+             "select bisd.emit(1, 'a', '{}')", "insert into bisd.notification (account_id) values (1)",
+             "select * from bisd.notification", "update bisd.delivery set attempts = 0", "select bisd.restamp()"],
+        ),
+        (
+            "bisd_daemon",
+            ["select api_key from bisd.account", "update bisd.delivery set attempts = 1", "select bisd.make_partitions(1)"],
+            ["update bisd.account set plan = 'large'", "insert into bisd.webhook (account_id, topic, url) values (1, 'a', 'x')",
+             "update bisd.attempt set status = 200", "delete from bisd.event", "create table bisd.mine ()",
+             "select bisd.create_account('x', 'medium')"],
+        ),
+    ],
+)  # fmt: skip
+async def test_roles_may_do_what_they_must(role: str, allowed: list[str], forbidden: list[str], shop: Shop) -> None:
+    """Each role can do its work, and nothing else."""
+    await shop.subscribe("notification/create", "https://example.com/")
+    await shop.connection.execute(f"set role {role}")
+    for statement in allowed:
+        await shop.connection.execute(statement)
+    for statement in forbidden:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await shop.connection.execute(statement)
+
+
+async def test_partitions_are_made_ahead_and_dropped_whole(shop: Shop) -> None:
+    """Today's and the next seven days' are there; those past retention go, except while something of them is owed."""
+    connection = shop.connection
+    assert await connection.fetchval("select bisd.make_partitions(7)") == 0
+    assert await connection.fetchval("select bisd.make_partitions(9)") == 4
+    await shop.subscribe("notification/create", "https://example.com/")
+    await shop.notify()
+    assert await connection.fetchval("select tableoid::regclass::text !~ 'default' from bisd.event")
+    future = "now() + interval '40 days'"
+    dropped = [row[0] for row in await connection.fetch(f"select bisd.drop_partitions('event', {future})")]
+    assert len(dropped) == 9
+    await connection.execute("delete from bisd.delivery")
+    assert len(await connection.fetch(f"select bisd.drop_partitions('event', {future})")) == 1
+    assert len(await connection.fetch(f"select bisd.drop_partitions('attempt', {future})")) == 10
+    await shop.notify()
+    assert await connection.fetchval("select tableoid::regclass::text from bisd.event") == "bisd.event_default"
+
+
+async def test_the_fence(shop: Shop, ca_file: Path) -> None:
+    """A verdict on a delivery that another owner has tried since changes nothing, and is named; written twice, a batch is
+    in the database once."""
+    await shop.subscribe("notification/create", "https://example.com/")
+    await shop.notify(2)
+    settle = db.query("settle")
+    rows = await shop.connection.fetch("select event_id, event_created_at, now() as at from bisd.delivery order by 1")
+    columns: list[list[object]] = [
+        [1, 1], [row["event_id"] for row in rows], [row["event_created_at"] for row in rows], [0, 0], [None, None],
+        ["delivered"] * 2, [1, 1], [row["at"] for row in rows], [200, 200], *[[None, None]] * 6,
+    ]  # fmt: skip
+    await shop.connection.execute("update bisd.delivery set attempts = 1 where event_id = $1", rows[1]["event_id"])
+    fenced = await shop.connection.fetch(settle, *columns)
+    assert [tuple(row) for row in fenced] == [(1, rows[1]["event_id"])]
+    assert await shop.owed() == 1
+    await shop.connection.fetch(settle, *columns)
+    assert await shop.connection.fetchval("select count(*) from bisd.attempt") == 2
+    assert configure(ca_file).delivery.timeout > timedelta(0)
+
+
+async def test_the_default_partition_is_healed(shop: Shop) -> None:
+    """What came for a day without a partition is kept by the default one, and moves when the day gets its own."""
+    today = await shop.connection.fetchval("select to_char(now() at time zone 'UTC', 'YYYYMMDD')")
+    await shop.connection.execute(f"drop table bisd.event_{today}")
+    await shop.subscribe("notification/create", "https://example.com/")
+    await shop.notify(3)
+    assert await shop.connection.fetchval("select count(*) from bisd.event_default") == 3
+    assert await shop.connection.fetchval("select bisd.make_partitions(7)") == 1
+    assert await shop.connection.fetchval("select count(*) from bisd.event_default") == 0
+    assert await shop.connection.fetchval(f"select count(*) from bisd.event_{today}") == 3
+
+
+@pytest.mark.parametrize("first", [1, 10_000])
+async def test_a_session_s_first_statement_does_not_spoil_its_plans(first: int, shop: Shop) -> None:
+    """One row and ten thousand, in either order, each take the time they must: the trigger's plans fit both."""
+    await shop.subscribe("notification/sent", "https://example.com/")
+    await shop.connection.execute(
+        "insert into bisd.webhook (account_id, topic, url, enabled) "
+        "select 1, 'other/' || i, 'https://example.com/', true from generate_series(1, 20000) i"
+    )
+    await shop.notify(10_001)
+    limit = {1: "id = 10001", 10_000: "id <= 10000"}
+    for number in (first, 10_001 - first):
+        async with asyncio.timeout({1: 0.2, 10_000: 5}[number]):
+            await shop.connection.execute(f"update bisd.notification set sent_at = now() where {limit[number]}")
+    for _ in range(10):
+        async with asyncio.timeout(0.05):
+            await shop.connection.execute("insert into bisd.notification (account_id) values (1)")
+    assert await shop.owed() == 10_001
