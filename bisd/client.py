@@ -97,9 +97,7 @@ class Connector(aiohttp.TCPConnector):
             notes = connecting.get()
             notes.connect = (monotonic() - began) * 1000 - (notes.dns or 0.0)
 
-    async def _resolve_host(
-        self, host: str, port: int, traces: Sequence[Trace] | None = None
-    ) -> list[ResolveResult]:
+    async def _resolve_host(self, host: str, port: int, traces: Sequence[Trace] | None = None) -> list[ResolveResult]:
         began = monotonic()
         try:
             return await super()._resolve_host(host, port, traces)

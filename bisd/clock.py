@@ -1,4 +1,4 @@
-"""The database's clock, kept between two looks. Due times are the database's, so its clock decides; the host's wall clock may jump."""
+"""The database's clock, kept between two looks: due times are the database's, and the host's wall clock may jump."""
 
 from __future__ import annotations
 

@@ -23,7 +23,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 6048
 _MAX_FILE_BYTES = 1 << 20
 _STRICT = ConfigDict(extra="forbid")
 _ENVIRONMENT = "BISD_"
-_NOT_SETTINGS = {"BISD_CONFIG"}
+# The command line's own.
+_NOT_SETTINGS = {"BISD_CONFIG", "BISD_LISTEN_KEY"}
 
 
 def parse_duration(text: object) -> timedelta:
@@ -135,6 +136,15 @@ class EgressConfig:
 
 
 @dataclass(frozen=True)
+class HttpConfig:
+    """This version has no HTTP face yet: `listen` can only be off."""
+
+    __pydantic_config__ = _STRICT
+
+    listen: Literal["off"] = "off"
+
+
+@dataclass(frozen=True)
 class RetentionConfig:
     __pydantic_config__ = _STRICT
 
@@ -158,6 +168,7 @@ class Config:
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
     egress: EgressConfig = field(default_factory=EgressConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
@@ -200,7 +211,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigurationError([f"{path}: cannot be read: {fault.strerror}"]) from None
     except UnicodeDecodeError:
         raise ConfigurationError([f"{path}: is not UTF-8"]) from None
-    except tomllib.TOMLDecodeError as fault:
+    except (ValueError, RecursionError) as fault:
         raise ConfigurationError([f"{path}: is not TOML: {fault}"]) from None
 
 
@@ -226,7 +237,7 @@ def _value(text: str) -> object:
     """A number, a list, true or false as TOML writes them; anything else is the text itself."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -235,8 +246,10 @@ def _fault(error: Any) -> str:
     key = ".".join(where)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"{key}: is no setting{_nearest(where[-1], _keys(where[:-1]))}"
+    if error["type"] == "dataclass_type":
+        return f"{key}: must be a table, [{key}]"
     message = str(error["msg"]).removeprefix("Value error, ")
-    shown = "" if where[:2] == ["database", "dsn"] else f" (it is {error['input']!r})"
+    shown = "" if where[:1] == ["database"] else f" (it is {error['input']!r})"
     return f"{key}: {message[0].lower()}{message[1:]}{shown}"
 
 

@@ -77,7 +77,10 @@ class Egress:
         if not any(first <= port <= last for first, last in self._ports):
             raise UrlRefusedError(reason=f"port {port} is not allowed; see [egress] ports")
         self._permit_host(host)
-        return URL(raw.partition("#")[0], encoded=True)
+        try:
+            return URL(raw.partition("#")[0], encoded=True)
+        except ValueError:
+            raise UrlRefusedError(reason="it is not a URL") from None
 
     def _permit_host(self, host: str) -> None:
         address = _literal(host)
@@ -102,9 +105,7 @@ class GuardedResolver(AbstractResolver):
         self._egress = egress
         self._inner = inner
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
         answers = await self._inner.resolve(host, port, family)
         if len(answers) > _MAX_ANSWERS:
             raise AddressRefused("too many addresses")
@@ -127,7 +128,7 @@ def _within(address: _Address, networks: Sequence[IPv4Network | IPv6Network]) ->
 
 
 def _split(authority: str, default: int) -> tuple[str, int]:
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]%]+)(?::([0-9]{1,5}))?", authority)
+    match = re.fullmatch(r"(\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]|[^:\[\]%]+)(?::([0-9]{1,5}))?", authority)
     if match is None:
         raise UrlRefusedError(reason="its host is neither a name nor an address in the usual form")
     return match[1], int(match[2]) if match[2] else default

@@ -43,6 +43,10 @@ class ServerUnfitError(BisdError):
     """The database cannot be used: {reason}."""
 
 
+class NotPermittedError(BisdError):
+    """The database does not permit this to the role that [database] dsn names: {reason}."""
+
+
 class EmbeddedMissingError(BisdError):
     """There is no configuration, and the embedded PostgreSQL is not installed: pip install 'bisd[embedded]', or name a
     configuration with --config FILE."""

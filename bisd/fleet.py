@@ -41,9 +41,7 @@ class Fleet:
         if wanted > 0 and row["free"]:
             # In any order, so that several who come at once do not all try the same.
             free = random.sample(row["free"], min(wanted, len(row["free"])))
-            taken = frozenset(
-                record["shard"] for record in await self._connection.fetch(db.query("take_shards"), free)
-            )
+            taken = frozenset(record["shard"] for record in await self._connection.fetch(db.query("take_shards"), free))
             self.held |= taken
         surplus = frozenset(sorted(self.held)[share:])
         return Tending(taken, surplus)

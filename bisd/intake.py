@@ -172,6 +172,7 @@ class Session:
             [lane.horizon[0] for lane, _ in asked],
             [lane.horizon[1] for lane, _ in asked],
             [room for _, room in asked],
+            self._lanes.window.octets,
         )
         self._lanes.refill(asked, [Delivery(*row) for row in rows])
 

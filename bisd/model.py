@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 SHARDS = 64
 
@@ -106,10 +106,14 @@ Answer = Response | NoResponse | Refusal
 class Delivered:
     """The receiver took it."""
 
+    word: ClassVar[str] = "delivered"
+
 
 @dataclass(frozen=True, slots=True)
 class Retry:
     """Not taken; to be tried again at `due_at`."""
+
+    word: ClassVar[str] = "retry"
 
     due_at: datetime
 
@@ -118,17 +122,24 @@ class Retry:
 class GaveUp:
     """Not taken, and the schedule has ended."""
 
+    word: ClassVar[str] = "failed"
+
 
 @dataclass(frozen=True, slots=True)
 class Expired:
     """Not taken within its lifetime."""
+
+    word: ClassVar[str] = "expired"
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
     """It may not be sent at all."""
 
+    word: ClassVar[str] = "refused"
 
+
+# `word` is the verdict as the database, the log and the command line spell it.
 Verdict = Delivered | Retry | GaveUp | Expired | Refused
 
 

@@ -34,6 +34,7 @@ class Service:
         self._workers: Workers | None = None
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
+        self._waiting = False
         self._log = log.get()
         self.ready = self._intake.ready
 
@@ -115,7 +116,9 @@ class Service:
                     connection.terminate()
 
     def _cannot_start(self, fault: BaseException) -> None:
-        self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="start")
+        if not self._waiting:
+            self._waiting = True
+            self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="start")
 
     async def _connect(self) -> db.Connection:
         return await db.connect(self._dsn, daemon=True)

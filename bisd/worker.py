@@ -66,8 +66,8 @@ class Worker:
             log.Event.ATTEMPT_FAILED,
             webhook_id=delivery.webhook_id,
             event_id=delivery.event_id,
-            number=delivery.attempts + 1,
-            verdict=type(verdict).__name__.lower(),
+            number=None if answer is None else delivery.attempts + 1,
+            verdict=verdict.word,
             status=answer.status if isinstance(answer, Response) else None,
             code=None if answer is None or isinstance(answer, Response) else answer.code,
         )
@@ -129,7 +129,7 @@ class Workers:
     async def _work(self, turn: Turn | None) -> None:
         while turn is not None:
             taken = await self._worker.deliver(turn)
-            self._lanes.finish(turn.delivery.webhook_id, taken)
+            self._lanes.finish(turn.delivery, taken)
             turn = self._next() or await self._wait()
 
     def _next(self) -> Turn | None:

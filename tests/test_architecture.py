@@ -46,9 +46,7 @@ def _imports(path: Path) -> set[str]:
 
 
 def _floor(name: str) -> int:
-    fitting = [
-        number for number, floor in enumerate(FLOORS) for room in floor if name == room or name.startswith(room + ".")
-    ]
+    fitting = [number for number, floor in enumerate(FLOORS) for room in floor if name == room or name.startswith(room + ".")]
     assert len(fitting) == 1, f"{name} has no floor, or several: say where it belongs"
     return fitting[0]
 
@@ -142,5 +140,15 @@ def test_the_top_level_is_what_was_agreed() -> None:
         "setup.cfg", "bisd", "config", "tests", "systemd", "README.md",
         "pyproject.toml", "LICENSE", "CHANGELOG.md", ".gitignore", ".ci",
     }  # fmt: skip
-    made = {".git", ".venv", ".hypothesis", ".pytest_cache", ".mypy_cache", ".ruff_cache", ".coverage", "bisd.egg-info", "build"}
+    made = {
+        ".git",
+        ".venv",
+        ".hypothesis",
+        ".pytest_cache",
+        ".mypy_cache",
+        ".ruff_cache",
+        ".coverage",
+        "bisd.egg-info",
+        "build",
+    }
     assert {path.name for path in ROOT.iterdir()} - made == agreed

@@ -138,10 +138,11 @@ def _visible(path: Path) -> Path:
 
 async def test_listen_verifies(receiver: Receiver) -> None:
     """`bisd listen` says of each request whether its signatures are right."""
-    from bisd.receiver import verify
+    from datetime import UTC, datetime
+
     from bisd.delivery.message import compose
     from bisd.model import Delivery, Webhook
-    from datetime import UTC, datetime
+    from bisd.receiver import verify
 
     now = datetime.now(UTC)
     webhook = Webhook(1, 1, "https://example.com/", "bis_" + "k" * 40, None, None, None, True)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import resource
 import shutil
 import subprocess
 from dataclasses import replace
@@ -21,9 +22,7 @@ from tests.support.receiver import Receiver
 from tests.support.shop import SEED_BODY, SEED_ROW, SEED_SENT, Shop, eventually
 
 
-async def test_row_changes_arrive_as_the_documented_requests(
-    shop: Shop, receiver: Receiver, ca_file: Path, dsn: str
-) -> None:
+async def test_row_changes_arrive_as_the_documented_requests(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
     """INSERT is notification/create, sent_at set is notification/sent; the body is the documentation's, byte for byte."""
     for topic in ("notification/create", "notification/sent"):
         await shop.subscribe(topic, receiver.url + topic)
@@ -165,6 +164,22 @@ async def test_ten_thousand_in_one_statement(shop: Shop, receiver: Receiver, ca_
         counts = await receiver.received_events(10_000)
     assert set(counts.values()) == {1}
     assert await shop.owed() == 0
+
+
+async def test_large_bodies_are_held_a_few_at_a_time(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
+    """200 bodies of a megabyte, owed before the daemon starts and emitted while it runs, all arrive whole; what it holds of
+    them meanwhile is bounded."""
+    await shop.subscribe("large", receiver.url)
+    megabyte = "select bisd.emit($1, 'large', to_json(repeat('x', 1000000))) from generate_series(1, 100)"
+    await shop.connection.execute(megabyte, shop.account_id)
+    receiver.keep_bodies = False
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    async with running(configure(ca_file, max_in_flight_per_webhook=4), dsn):
+        await shop.connection.execute(megabyte, shop.account_id)
+        await receiver.received(200, 60)
+    assert set(receiver.ids().values()) == {1}
+    assert {got.size for got in receiver.requests} == {1_000_002}
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 250 * 1024
 
 
 async def test_emitted_bytes_are_kept(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:

@@ -19,7 +19,7 @@ from tests.support.shop import Shop, eventually
 
 
 @pytest.fixture
-async def member(dsn: str) -> AsyncIterator[Callable[[], "asyncio.Future[Fleet]"]]:
+async def member(dsn: str) -> AsyncIterator[Callable[[], asyncio.Future[Fleet]]]:
     """Makes members of the fleet, each on a session of its own."""
     connections: list[db.Connection] = []
 
@@ -35,7 +35,7 @@ async def member(dsn: str) -> AsyncIterator[Callable[[], "asyncio.Future[Fleet]"
         await connection.close()
 
 
-async def test_one_holds_all_two_share(member: Callable[[], "asyncio.Future[Fleet]"]) -> None:
+async def test_one_holds_all_two_share(member: Callable[[], asyncio.Future[Fleet]]) -> None:
     """One daemon holds all 64; a second one takes its half as the first lets it go; a third brings them to thirds."""
     first = await member()
     await first.tend()
@@ -94,7 +94,7 @@ async def test_two_daemons_share_without_a_repeat(shop: Shop, receiver: Receiver
     assert [tuple(row) for row in sorted(rows)] == [(webhook_id, 100, 100) for webhook_id in range(1, 51)]
 
 
-async def _is(question: "asyncio.Future[list[int]]", answer: list[int]) -> bool:
+async def _is(question: asyncio.Future[list[int]], answer: list[int]) -> bool:
     return await question == answer
 
 
@@ -102,9 +102,7 @@ async def _is_zero(shop: Shop) -> bool:
     return await shop.owed() == 0
 
 
-async def test_a_killed_daemon_loses_nothing(
-    shop: Shop, receiver: Receiver, ca_file: Path, dsn: str, tmp_path: Path
-) -> None:
+async def test_a_killed_daemon_loses_nothing(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str, tmp_path: Path) -> None:
     """kill -9 of one of two in the middle: the other has all 64 shards within seconds, every event arrives at every
     webhook, and what came twice is no more than was in flight or unwritten."""
     await _webhooks(shop, receiver.url, 20)

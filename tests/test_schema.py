@@ -36,7 +36,7 @@ async def test_twenty_migrate_at_once(server: Server) -> None:
             await connection.close()
 
     applied = await asyncio.gather(*(start() for _ in range(20)))
-    assert sorted(sum(applied, [])) == [migration.number for migration in migrate.known()]
+    assert sorted(number for numbers in applied for number in numbers) == [migration.number for migration in migrate.known()]
     assert sorted(map(len, applied))[:-1] == [0] * 19
 
 

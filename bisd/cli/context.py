@@ -15,7 +15,7 @@ import click
 from bisd import config as configuration
 from bisd import db, log, migrate
 from bisd.config import Config
-from bisd.errors import ServerUnfitError
+from bisd.errors import NotPermittedError, ServerUnfitError
 
 Result = TypeVar("Result")
 
@@ -43,6 +43,8 @@ def ask(config: Config, question: Callable[[db.Connection], Awaitable[Result]]) 
         try:
             await migrate.require_current(connection)
             return await question(connection)
+        except asyncpg.InsufficientPrivilegeError as fault:
+            raise NotPermittedError(reason=fault.args[0]) from None
         finally:
             await connection.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from datetime import datetime
@@ -10,7 +11,7 @@ from datetime import datetime
 import click
 import uvloop
 
-from bisd import db, log
+from bisd import db, embedded, log
 from bisd import migrate as migration
 from bisd.cli.context import connected, with_config
 from bisd.config import Config
@@ -26,7 +27,7 @@ from bisd.service import Service
 def demo(config: Config, once: bool) -> None:
     """A shop, the daemon and a receiver that verifies signatures, on one machine."""
     log.configure("warning", config.log.format)
-    dsn = db.resolve_dsn(config.database)
+    dsn = embedded.start()  # whatever the configuration names: nobody's shop is played with
     arrived = []
 
     def show(shown: Shown) -> None:
@@ -102,10 +103,8 @@ def listen(port: int, key: str | None, status: int) -> None:
             raise click.UsageError(f"port {port} cannot be used: {fault.strerror}") from None
         await asyncio.Event().wait()
 
-    try:
+    with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve())
-    except KeyboardInterrupt:
-        pass
 
 
 async def _migrate(dsn: str) -> list[migration.Migration]:

@@ -45,10 +45,13 @@ class Arrivals:
 class Arrival:
     """Looks, over one connection. `shards` is a mask: bit n for shard n."""
 
-    def __init__(self, connection: db.Connection, hear: Callable[[datetime], None], most: int = 1000) -> None:
+    def __init__(
+        self, connection: db.Connection, hear: Callable[[datetime], None], most: int = 1000, most_octets: int = 8 << 20
+    ) -> None:
         self._connection = connection
         self._hear = hear
         self._most = most
+        self._most_octets = most_octets
         self.snapshot = Snapshot("1:1:", 1, 1)
 
     async def begin(self) -> None:
@@ -59,13 +62,14 @@ class Arrival:
         self.snapshot = Snapshot.parse(row["snapshot"])
 
     async def look(self, shards: int) -> Arrivals:
-        rows = await self._connection.fetch(db.query("look"), self.snapshot.text, shards, self._most)
+        rows = await self._connection.fetch(db.query("look"), self.snapshot.text, shards, self._most, self._most_octets)
         first = rows[0]
         self._hear(first["looked_at"])
-        if len(rows) >= self._most:
+        deliveries = [Delivery(*row[3:]) for row in rows if row[3] is not None]
+        if len(deliveries) >= self._most or sum(len(one.body) for one in deliveries) >= self._most_octets:
             return await self._overflow(shards)
         self.snapshot = Snapshot.parse(first["snapshot"])
-        return Arrivals([Delivery(*row[3:]) for row in rows if row[3] is not None], first["changed"], {})
+        return Arrivals(deliveries, first["changed"], {})
 
     async def _overflow(self, shards: int) -> Arrivals:
         """Asks again from the same snapshot: what came between the two statements is in the second one's answer."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
-from heapq import heapify, heappop, heappush
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 from bisd.model import Delivery, Webhook, shard_of
@@ -26,10 +26,30 @@ END: Key = (datetime(9999, 1, 1, tzinfo=UTC), 0)
 _FIRST_LIMIT = 8
 
 
+class Window(NamedTuple):
+    """How much of its line a lane holds, about: deliveries, and octets of their bodies."""
+
+    deliveries: int
+    octets: int
+
+
 class Lane:
     """One webhook's line."""
 
-    __slots__ = ("webhook", "horizon", "queued", "timer", "in_flight", "_ceiling", "_limit", "_held", "_order", "_busy")
+    __slots__ = (
+        "webhook",
+        "horizon",
+        "queued",
+        "timer",
+        "in_flight",
+        "_ceiling",
+        "_limit",
+        "_held",
+        "_octets",
+        "_left",
+        "_order",
+        "_busy",
+    )
 
     def __init__(self, webhook: Webhook, ceiling: int, horizon: Key) -> None:
         self.webhook = webhook
@@ -40,6 +60,8 @@ class Lane:
         self._ceiling = webhook.max_in_flight or ceiling
         self._limit: float = min(_FIRST_LIMIT, self._ceiling)
         self._held: dict[int, Delivery] = {}
+        self._octets = 0
+        self._left: Key = END
         self._order: list[Key] = []
         self._busy: set[int] = set()
 
@@ -53,6 +75,7 @@ class Lane:
     def forget(self) -> None:
         """What is held may not be ours any more; what is busy stays known, so that it is not sent twice."""
         self._held.clear()
+        self._octets = 0
         self._order.clear()
         self.horizon = BEGINNING
 
@@ -63,34 +86,47 @@ class Lane:
         known = self._held.get(delivery.event_id)
         if known is None or known.due_at != delivery.due_at:
             self._held[delivery.event_id] = delivery
+            self._octets += len(delivery.body) - (len(known.body) if known is not None else 0)
             heappush(self._order, (delivery.due_at, delivery.event_id))
 
-    def arrive(self, delivery: Delivery, window: int) -> None:
-        """Takes what a look found, if no refill is going to read it."""
-        if (delivery.due_at, delivery.event_id) < self.horizon:
+    def arrive(self, delivery: Delivery, window: Window) -> None:
+        """Takes what a look found or what is to be retried; beyond the horizon it is left to the table."""
+        key = (delivery.due_at, delivery.event_id)
+        if key >= self.horizon:
+            self._leave(key)
+        else:
             self.hold(delivery)
-            if len(self._held) > 2 * window:
+            if len(self._held) > 2 * window.deliveries or self._octets > 2 * window.octets:
                 self._trim(window)
 
-    def refill(self, rows: Sequence[Delivery], asked: int, stale: Callable[[Delivery], bool]) -> None:
-        """Takes what a refill read from the horizon on; `asked` is how many it would have read."""
-        if len(rows) < asked:
+    def refill(self, rows: Sequence[Delivery], asked: Window, stale: Callable[[Delivery], bool]) -> None:
+        """Takes what a refill read from the horizon on; `asked` is how much it would have read."""
+        if len(rows) < asked.deliveries and sum(len(delivery.body) for delivery in rows) < asked.octets:
             self.horizon = END
         else:
             self.horizon = (rows[-1].due_at, rows[-1].event_id + 1)
+        # What was left to the table since may not have been there yet when it was read.
+        self.horizon = min(self.horizon, self._left)
         for delivery in rows:
             if not stale(delivery):
                 self.hold(delivery)
 
     def reread(self, due_at: datetime) -> None:
         """There is more from `due_at` on than is known here: a refill reads it."""
-        self.horizon = min(self.horizon, (due_at, 0))
+        self._leave((due_at, 0))
 
-    def room(self, window: int) -> int:
-        """How many deliveries a refill should read: none, unless there may be more and the window is half empty."""
-        if self.horizon >= END or not self.webhook.live or len(self._held) > window // 2:
+    def ask(self, window: Window) -> int:
+        """How many deliveries the refill that now begins should read."""
+        self._left = END
+        return self.room(window)
+
+    def room(self, window: Window) -> int:
+        """How many deliveries there is room for: none, unless there may be more and the window is half empty."""
+        if self.horizon >= END or not self.webhook.live:
             return 0
-        return window - len(self._held)
+        if len(self._held) > window.deliveries // 2 or self._octets > window.octets // 2:
+            return 0
+        return window.deliveries - len(self._held)
 
     def next(self, now: datetime) -> Delivery | None:
         """The delivery that may go now."""
@@ -100,7 +136,9 @@ class Lane:
         _, event_id = heappop(self._order)
         self._busy.add(event_id)
         self.in_flight += 1
-        return self._held.pop(event_id)
+        delivery = self._held.pop(event_id)
+        self._octets -= len(delivery.body)
+        return delivery
 
     def sendable(self) -> bool:
         """Whether a due delivery could go: something is held, and fewer are in flight than may be."""
@@ -125,11 +163,11 @@ class Lane:
         else:
             self._limit = max(1.0, self._limit / 2)
 
-    def written(self, delivery: Delivery, due_at: datetime | None) -> None:
-        """The outcome is in the database. Owed again at `due_at`: held here, whatever the horizon."""
+    def written(self, delivery: Delivery, due_at: datetime | None, window: Window) -> None:
+        """The outcome is in the database: settled, or owed again at `due_at`."""
         self._busy.discard(delivery.event_id)
         if due_at is not None:
-            self.hold(delivery._replace(attempts=delivery.attempts + 1, due_at=due_at))
+            self.arrive(delivery._replace(attempts=delivery.attempts + 1, due_at=due_at), window)
 
     @property
     def busy(self) -> bool:
@@ -138,14 +176,19 @@ class Lane:
     def __len__(self) -> int:
         return len(self._held)
 
-    def _trim(self, window: int) -> None:
-        """Leaves what is due last to the table."""
+    def _leave(self, key: Key) -> None:
+        """What is owed from `key` on is for a refill to read: the next one, if one is under way."""
+        self.horizon = min(self.horizon, key)
+        self._left = min(self._left, key)
+
+    def _trim(self, window: Window) -> None:
+        """Leaves what is due last to the table; keeps one at least."""
         keys = sorted((delivery.due_at, delivery.event_id) for delivery in self._held.values())
-        for _, event_id in keys[window:]:
-            del self._held[event_id]
-        self.horizon = min(self.horizon, keys[window])
-        self._order = keys[:window]
-        heapify(self._order)
+        while len(keys) > 1 and (len(keys) > window.deliveries or self._octets > window.octets):
+            last = keys.pop()
+            self._octets -= len(self._held.pop(last[1]).body)
+            self._leave(last)
+        self._order = keys
 
 
 class Turn(NamedTuple):
@@ -158,11 +201,12 @@ class Turn(NamedTuple):
 class Lanes:
     """All lanes of this daemon. Those with something to send take turns, one delivery each."""
 
-    def __init__(self, ceiling: int, window: int = 256, budget: int = 20_000) -> None:
+    def __init__(self, ceiling: int, window: int = 256, budget: int = 20_000, octets: int = 32 << 20) -> None:
         self._ceiling = ceiling
         self._most = window
-        self._budget = budget
-        self.window = window
+        self._budget = Window(budget, octets)
+        self._flying = 0
+        self.window = Window(window, octets)
         self._lanes: dict[int, Lane] = {}
         self._ready: deque[Lane] = deque()
         self._timers: list[tuple[datetime, int]] = []
@@ -179,7 +223,9 @@ class Lanes:
         return bool(self._hungry)
 
     def known(self, webhook_id: int) -> bool:
-        return webhook_id in self._lanes
+        """Whether it has a lane that is open: a closed one that waits for a write-back takes nothing."""
+        lane = self._lanes.get(webhook_id)
+        return lane is not None and lane.webhook.live
 
     def put(self, webhook: Webhook, horizon: Key) -> None:
         """Opens a lane for a webhook, or tells its lane that it was changed."""
@@ -191,7 +237,8 @@ class Lanes:
         elif webhook.live:
             lane = self._lanes[webhook.id] = Lane(webhook, self._ceiling, horizon)
             # Fewer, the more lanes there are: so that memory is bounded.
-            self.window = max(4, min(self._most, self._budget // len(self._lanes)))
+            deliveries, octets = (budget // len(self._lanes) for budget in self._budget)
+            self.window = Window(max(4, min(self._most, deliveries)), max(1 << 16, octets))
             self._feed(lane)
 
     def close(self, shards: Iterable[int]) -> set[int]:
@@ -230,7 +277,7 @@ class Lanes:
         window, total = self.window, 0
         while self._hungry and total < most:
             lane = self._hungry.pop(next(iter(self._hungry)))
-            if room := lane.room(window):
+            if room := lane.ask(window):
                 chosen.append((lane, room))
                 total += room
         return chosen
@@ -241,17 +288,18 @@ class Lanes:
         for delivery in rows:
             by_lane.setdefault(delivery.webhook_id, []).append(delivery)
         for lane, room in asked:
-            lane.refill(by_lane.get(lane.webhook.id, []), room, self._is_stale)
+            lane.refill(by_lane.get(lane.webhook.id, []), Window(room, self.window.octets), self._is_stale)
             self._feed(lane)
 
     def next(self, now: datetime) -> Turn | None:
-        """Whose turn it is: the lanes that are ready, in a circle."""
+        """Whose turn it is: the lanes that are ready, in a circle; nobody's while too many octets are in flight."""
         self._ring(now)
-        while self._ready:
+        while self._ready and self._flying < 2 * self._budget.octets:
             lane = self._ready.popleft()
             lane.queued = False
             delivery = lane.next(now)
             if delivery is not None:
+                self._flying += len(delivery.body)
                 self._feed(lane)
                 return Turn(lane.webhook, delivery)
             self._sleep(lane, now)
@@ -261,15 +309,16 @@ class Lanes:
         """When `next` has something again that it has not now."""
         return self._timers[0][0] if self._timers else None
 
-    def finish(self, webhook_id: int, taken: bool) -> None:
-        lane = self._lanes[webhook_id]
+    def finish(self, delivery: Delivery, taken: bool) -> None:
+        self._flying -= len(delivery.body)
+        lane = self._lanes[delivery.webhook_id]
         lane.finish(taken)
         self._feed(lane)
 
     def written(self, delivery: Delivery, due_at: datetime | None) -> None:
         self._settled.add((delivery.webhook_id, delivery.event_id))
         lane = self._lanes[delivery.webhook_id]
-        lane.written(delivery, due_at)
+        lane.written(delivery, due_at, self.window)
         if not lane.webhook.live:
             self._drop(lane)
         self._feed(lane)

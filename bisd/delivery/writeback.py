@@ -7,24 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import datetime
 from typing import assert_never
 
 from bisd import db, log
-from bisd.model import (
-    Answer,
-    Delivered,
-    Expired,
-    GaveUp,
-    NoResponse,
-    Outcome,
-    Refusal,
-    Refused,
-    Response,
-    Retry,
-    Timings,
-    Verdict,
-)
+from bisd.model import Answer, NoResponse, Outcome, Refusal, Response, Retry, Timings
 
 _BATCH = 500
 _LINGER = 0.008
@@ -47,6 +33,7 @@ class Writeback:
         self._connection: db.Connection | None = None
         self._waiting: list[Outcome] = []
         self._writing = 0
+        self._lost = False
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
@@ -87,6 +74,7 @@ class Writeback:
                     self._connection = await self._connect()
                 rows = await self._connection.fetch(db.query("settle"), *columns)
         self._writing = 0
+        self._lost = False
         if not self._waiting:
             self._some.clear()
             self._none.set()
@@ -96,7 +84,9 @@ class Writeback:
         self._written(batch, fenced)
 
     def _lose(self, fault: BaseException) -> None:
-        self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="writeback")
+        if not self._lost:
+            self._lost = True
+            self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="writeback")
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
@@ -105,15 +95,14 @@ class Writeback:
 def _row(outcome: Outcome) -> tuple[object, ...]:
     """The parameters of queries/settle.sql for one outcome."""
     delivery, attempted_at, answer, verdict = outcome
-    word, due_at = _word(verdict)
     posted, status, code, timings, body = _columns(answer)
     return (
         delivery.webhook_id,
         delivery.event_id,
         delivery.event_created_at,
         delivery.attempts,
-        due_at,
-        word,
+        verdict.due_at if isinstance(verdict, Retry) else None,
+        verdict.word,
         delivery.attempts + 1 if posted else None,
         attempted_at,
         status,
@@ -136,20 +125,3 @@ def _columns(answer: Answer | None) -> tuple[bool, int | None, str | None, Timin
             return False, None, None, (None,) * 4, None
         case _:
             assert_never(answer)
-
-
-def _word(verdict: Verdict) -> tuple[str, datetime | None]:
-    """The verdict as the database spells it, and the next due time if it is owed again."""
-    match verdict:
-        case Delivered():
-            return "delivered", None
-        case Retry(due_at=due_at):
-            return "retry", due_at
-        case GaveUp():
-            return "failed", None
-        case Expired():
-            return "expired", None
-        case Refused():
-            return "refused", None
-        case _:
-            assert_never(verdict)

@@ -107,9 +107,7 @@ async def bare(url: str, number: int, in_flight: int, directory: Path) -> tuple[
         async def work() -> None:
             for one in todo:
                 message = compose(webhook, Delivery(1, one, now, now, now, 0, "notification/create", BODY), now)
-                async with session.post(
-                    url, data=message.body, headers=message.headers, allow_redirects=False
-                ) as response:
+                async with session.post(url, data=message.body, headers=message.headers, allow_redirects=False) as response:
                     await response.read()
                     assert response.status == 200
 
@@ -226,7 +224,10 @@ async def shop(dsn: str, rate: int, seconds: int) -> None:
 
 def peer(command: str, url: str, number: int, in_flight: int, directory: Path) -> float:
     ran = subprocess.run(
-        [*command.split(), url, str(number), str(in_flight), str(directory / "ca.pem")], capture_output=True, text=True, check=True
+        [*command.split(), url, str(number), str(in_flight), str(directory / "ca.pem")],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     match = re.search(r"(\d+)/s", ran.stdout)
     assert match is not None, ran.stdout
@@ -280,7 +281,10 @@ def report(options: argparse.Namespace, dsn: str, directory: Path) -> None:
             rounds.append({"bare": ceiling, "bare_cpu_us": ceiling_cpu, "peer": other, **figures,
                            "ratio": figures["per_second"] / ceiling, "peer_ratio": figures["per_second"] / other})  # fmt: skip
         median = {key: statistics.median(one[key] for one in rounds) for key in rounds[0]}
-        print(f"{scheme:<6}", "  ".join(f"{key} {value:.3g}" if value < 10 else f"{key} {value:.0f}" for key, value in median.items()))
+        print(
+            f"{scheme:<6}",
+            "  ".join(f"{key} {value:.3g}" if value < 10 else f"{key} {value:.0f}" for key, value in median.items()),
+        )
     if not options.skip_latency:
         for rate in (50, 200, 1000):
             waits = uvloop.run(latency(dsn, rate, 10, directory))

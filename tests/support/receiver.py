@@ -23,6 +23,7 @@ class Got:
     path: str
     headers: CIMultiDictProxy[str]
     body: bytes
+    size: int
     at: float = field(default_factory=time.monotonic)
 
     @property
@@ -38,6 +39,7 @@ class Receiver:
         self.statuses: list[int] = []
         self.headers: dict[str, str] = {}
         self.answer: Answer | None = None
+        self.keep_bodies = True
         self.url = ""
         self._changed = asyncio.Condition()
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -71,7 +73,8 @@ class Receiver:
         return Counter(got.id for got in self.requests)
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
-        got = Got(request.path_qs, request.headers, await request.read())
+        body = await request.read()
+        got = Got(request.path_qs, request.headers, body if self.keep_bodies else b"", len(body))
         async with self._changed:
             self.requests.append(got)
             self._changed.notify_all()

@@ -69,6 +69,8 @@ create table bisd.delivery (
     -- The transaction that made it due: what arrival goes by.
     txid xid8 not null default pg_current_xact_id(),
     attempts integer not null default 0 check (attempts >= 0),
+    -- Octets of the event's body: how many deliveries a daemon reads at once depends on it.
+    bytes integer not null check (bytes >= 0),
     primary key (webhook_id, event_id)
 ) with (
     -- Every row dies within seconds: vacuum by number, not by share, and at full speed.

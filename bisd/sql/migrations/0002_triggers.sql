@@ -20,8 +20,8 @@ create function bisd.fan_out() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set enable_seqscan = off set enable_hashjoin = off set enable_mergejoin = off as $$
 begin
-    insert into bisd.delivery (webhook_id, event_id, event_created_at)
-    select w.id, e.id, e.created_at
+    insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes)
+    select w.id, e.id, e.created_at, octet_length(e.body::text)
     from new_events e
     join bisd.webhook w on w.account_id = e.account_id and w.topic = e.topic and w.enabled
     join bisd.account a on a.id = w.account_id

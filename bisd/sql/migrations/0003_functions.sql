@@ -142,7 +142,7 @@ select
     a.code,
     null,
     a.event_created_at,
-    a.attempted_at
+    a.attempted_at + coalesce(a.total_ms, 0) * interval '1 millisecond'
 from bisd.attempt a
 join bisd.webhook w on w.id = a.webhook_id
 where a.verdict <> 'retry'

@@ -1,7 +1,7 @@
 -- What has arrived since the last look, and the snapshot that the next look goes by, read under one snapshot.
--- $1 the last look's snapshot, as text; $2 our shards, bit n for shard n; $3 how many deliveries at most.
--- One row per delivery; without one, a single row in which everything from webhook_id on is null. As many deliveries as $3:
--- there may be more, ask overflow.sql.
+-- $1 the last look's snapshot, as text; $2 our shards, bit n for shard n; $3 how many deliveries at most, and $4 how many
+-- octets of bodies, about. One row per delivery; without one, a single row in which everything from webhook_id on is null. As
+-- many deliveries as $3, or octets as $4: there may be more, ask overflow.sql.
 --
 -- Arrived is what became visible between the two snapshots: rows of transactions that were in progress at the last look, or
 -- had not begun. Rows of older ones are not walked, even if a transaction left open keeps their dead versions around.
@@ -24,12 +24,16 @@ left join lateral (
     select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
            e.topic, convert_to(e.body::text, 'UTF8') as body
     from (
-        select * from bisd.delivery began_since where began_since.txid >= pg_snapshot_xmax($1::text::pg_snapshot)
-        union all
-        select * from bisd.delivery in_progress
-        where in_progress.txid = any (array(select pg_snapshot_xip($1::text::pg_snapshot)))
+        select found.*, sum(found.bytes) over (rows unbounded preceding) as so_far
+        from (
+            select * from bisd.delivery began_since where began_since.txid >= pg_snapshot_xmax($1::text::pg_snapshot)
+            union all
+            select * from bisd.delivery in_progress
+            where in_progress.txid = any (array(select pg_snapshot_xip($1::text::pg_snapshot)))
+        ) found
+        where ($2::bigint >> (found.webhook_id & 63)::integer) & 1 = 1
+        limit $3
     ) d
     join bisd.event e on e.id = d.event_id and e.created_at = d.event_created_at
-    where ($2::bigint >> (d.webhook_id & 63)::integer) & 1 = 1
-    limit $3
+    where d.so_far - d.bytes < $4
 ) arrived on true

@@ -1,14 +1,19 @@
 -- The next deliveries of many lanes, each from its horizon on, by due time.
--- $1 webhook ids; $2 and $3 the horizons (due time, event id): what is asked for begins there; $4 how many at most, per lane.
+-- $1 webhook ids; $2 and $3 the horizons (due time, event id): what is asked for begins there; $4 how many at most, per lane,
+-- and $5 how many octets of bodies, about (at least one delivery each).
 -- Columns as in model.Delivery; in order within a lane.
 select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
        e.topic, convert_to(e.body::text, 'UTF8') as body
 from unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::integer[]) as lane (webhook_id, due_at, event_id, room)
 cross join lateral (
     select *
-    from bisd.delivery owed
-    where owed.webhook_id = lane.webhook_id and (owed.due_at, owed.event_id) >= (lane.due_at, lane.event_id)
-    order by owed.due_at, owed.event_id
-    limit lane.room
+    from (
+        select owed.*, sum(owed.bytes) over (order by owed.due_at, owed.event_id rows unbounded preceding) as so_far
+        from bisd.delivery owed
+        where owed.webhook_id = lane.webhook_id and (owed.due_at, owed.event_id) >= (lane.due_at, lane.event_id)
+        order by owed.due_at, owed.event_id
+        limit lane.room
+    ) counted
+    where counted.so_far - counted.bytes < $5
 ) d
 join bisd.event e on e.id = d.event_id and e.created_at = d.event_created_at
