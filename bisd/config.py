@@ -60,6 +60,12 @@ def _parse_network(text: object) -> IPv4Network | IPv6Network:
         raise ValueError(f'must be a network, like "10.1.0.0/16": {fault}') from None
 
 
+def _parse_file(text: object) -> Path:
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise ValueError("must be the path of a file, in quotes")
+    return Path(text)
+
+
 def _positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
         raise ValueError("must be longer than nothing")
@@ -76,7 +82,7 @@ Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 Ports = Annotated[tuple[int, int], BeforeValidator(parse_ports)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_parse_network)]
-File = Annotated[Path, BeforeValidator(lambda text: Path(text) if isinstance(text, str) and text else text)]
+File = Annotated[Path, BeforeValidator(_parse_file)]
 
 
 @dataclass(frozen=True)

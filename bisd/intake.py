@@ -114,7 +114,11 @@ class Session:
         self._stir.set()
 
     async def _pause(self) -> None:
-        """Until the bell, a hungry lane, or the next look."""
+        """Until the bell, a hungry lane, or the next look. A bell that was heard while the last look was under way is
+        answered by another one: that one's snapshot may be older than the bell."""
+        if self._stir.is_set():
+            self._stir.clear()
+            return
         now = monotonic()
         wait = min(self._cadence.wait(self._arrival.snapshot, now), max(0.0, self._tend_at - now))
         try:

@@ -44,8 +44,7 @@ class Worker:
 
     async def deliver(self, turn: Turn) -> bool:
         """One attempt; whether the receiver took it."""
-        webhook, delivery = turn
-        began = self._clock.now()
+        webhook, delivery, began = turn
         answer: Answer | None = None
         verdict: Verdict = Expired()
         if not self._policy.lapsed(delivery, began):

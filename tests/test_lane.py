@@ -94,8 +94,7 @@ class LaneMachine(RuleBasedStateMachine):
         self.lanes = Lanes(CEILING, WINDOW, BUDGET)
         self.table = Table()
         self.now = START
-        self.looked = 0
-        self.events = 0
+        self.looked = self.events = 0
         self.connected = True
         self.reading: Callable[[], None] | None = None
         self.told: dict[int, Webhook] = {}
@@ -187,8 +186,7 @@ class LaneMachine(RuleBasedStateMachine):
             assert key not in self.delivered
             assert key not in self._busy_keys()
             assert (self.table.rows[key].attempts, True) == (sent.attempts, sent.due_at <= self.now)
-            assert self.told.get(sent.webhook_id) == turn.webhook
-            assert turn.webhook.live
+            assert (self.told.get(sent.webhook_id), True) == (turn.webhook, turn.webhook.live)
             self.flying.append(Sent(sent))
             assert self._in_flight(sent.webhook_id) <= (turn.webhook.max_in_flight or CEILING)
 
@@ -316,7 +314,7 @@ def test_order_is_by_due_time_and_nothing_goes_before() -> None:
     turns = [lanes.next(START) for _ in range(5)]
     assert [3, 4, 7, 1, 5] == [turn.delivery.event_id for turn in turns if turn is not None]
     assert (None, START + seconds(10)) == (lanes.next(START + seconds(9.999999)), lanes.due())
-    assert (webhook(1), delivery(1, 9, 10)) == lanes.next(START + seconds(10))
+    assert (webhook(1), delivery(1, 9, 10)) == (lanes.next(START + seconds(10)) or ())[:2]
 
 
 @pytest.mark.parametrize(
@@ -341,13 +339,14 @@ def test_what_is_due_does_not_wait_behind_retries() -> None:
     """A window full of deliveries that are due again later does not keep in the table what is due now."""
     daemon = LaneMachine()
     daemon.insert(1, [0] * 20)
-    daemon.lose_connection()
-    daemon.connect()
     daemon._catch_up()
     while daemon.flying:
         daemon._write_back(60)
         daemon._catch_up()
     assert [1] * 20 == [row.attempts for row in daemon.table.rows.values()]
+    daemon.insert(1, [0])
+    daemon.begin_look(True)
+    daemon.catch_up()
 
 
 def test_what_the_fence_kept_is_read_again_even_while_a_refill_is_under_way() -> None:

@@ -105,15 +105,15 @@ class Lane:
             self.horizon = END
         else:
             self.horizon = (rows[-1].due_at, rows[-1].event_id + 1)
-        # What was left to the table since may not have been there yet when it was read.
-        self.horizon = min(self.horizon, self._left)
         for delivery in rows:
             if not stale(delivery):
                 self.hold(delivery)
+        # What was left to the table since may not have been there yet when it was read.
+        self._lower(self._left)
 
     def reread(self, due_at: datetime) -> None:
         """There is more from `due_at` on than is known here: a refill reads it."""
-        self._leave((due_at, 0))
+        self._lower((due_at, 0))
 
     def ask(self, window: Window) -> int:
         """How many deliveries the refill that now begins should read."""
@@ -181,6 +181,15 @@ class Lane:
         self.horizon = min(self.horizon, key)
         self._left = min(self._left, key)
 
+    def _lower(self, key: Key) -> None:
+        """Lowers the horizon, and lets go of what is held beyond it: it must not keep out what is due before it."""
+        if key < self.horizon:
+            for due_at, event_id in [key_held for key_held in self._order if key_held >= key]:
+                delivery = self._held.get(event_id)
+                if delivery is not None and delivery.due_at == due_at:
+                    self._octets -= len(self._held.pop(event_id).body)
+        self._leave(key)
+
     def _trim(self, window: Window) -> None:
         """Leaves what is due last to the table; keeps one at least."""
         keys = sorted((delivery.due_at, delivery.event_id) for delivery in self._held.values())
@@ -192,10 +201,11 @@ class Lane:
 
 
 class Turn(NamedTuple):
-    """A delivery whose turn it is, and the webhook it goes to."""
+    """A delivery whose turn it is, the webhook it goes to, and the time it was given out."""
 
     webhook: Webhook
     delivery: Delivery
+    now: datetime
 
 
 class Lanes:
@@ -301,7 +311,7 @@ class Lanes:
             if delivery is not None:
                 self._flying += len(delivery.body)
                 self._feed(lane)
-                return Turn(lane.webhook, delivery)
+                return Turn(lane.webhook, delivery, now)
             self._sleep(lane, now)
         return None
 

@@ -13,7 +13,7 @@ from bisd import db, log
 from bisd.model import Answer, NoResponse, Outcome, Refusal, Response, Retry, Timings
 
 _BATCH = 500
-_LINGER = 0.008
+_LINGER = 0.020
 
 
 class Writeback:
