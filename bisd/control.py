@@ -12,6 +12,11 @@ from bisd import db
 from bisd.errors import BodyInvalidError, RequestRefusedError
 
 _REFUSED = "BISD0"
+_NO_JSON = (
+    asyncpg.InvalidTextRepresentationError,
+    asyncpg.CharacterNotInRepertoireError,
+    asyncpg.StatementTooComplexError,
+)
 
 
 @contextmanager
@@ -54,5 +59,6 @@ async def emit(connection: db.Connection, account_id: int, topic: str, body: str
     with _refusals():
         try:
             return int(await connection.fetchval(db.query("emit"), account_id, topic, body))
-        except asyncpg.InvalidTextRepresentationError as fault:
-            raise BodyInvalidError(source=source, reason=fault.detail or "PostgreSQL refused it") from None
+        except _NO_JSON as fault:
+            reason = (fault.detail or fault.args[0]).rstrip(".")
+            raise BodyInvalidError(source=source, reason=reason) from None

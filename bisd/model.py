@@ -33,7 +33,8 @@ class Webhook(NamedTuple):
 
 
 class Delivery(NamedTuple):
-    """One event owed to one webhook: a row of queries/refill.sql. `attempts` have been made already."""
+    """One event owed to one webhook: a row of queries/refill.sql. `attempts` have been made already; `size` is the body's, in
+    octets, as the database counted it."""
 
     webhook_id: int
     event_id: int
@@ -43,6 +44,7 @@ class Delivery(NamedTuple):
     attempts: int
     topic: str
     body: bytes
+    size: int
 
 
 class Message(NamedTuple):
@@ -65,6 +67,7 @@ class Code(StrEnum):
     REFUSED_ADDRESS = "refused_address"
     REFUSED_URL = "refused_url"
     BODY_TOO_BIG = "body_too_big"
+    EVENT_GONE = "event_gone"
     INTERNAL = "internal"
 
 

@@ -14,7 +14,7 @@ from bisd.delivery.lane import Lanes
 from bisd.delivery.post import Post
 from bisd.delivery.verdict import Policy
 from bisd.delivery.writeback import Writeback
-from bisd.errors import ServerUnfitError
+from bisd.errors import ConfigurationError, ServerUnfitError
 from bisd.housekeeping import Housekeeping
 from bisd.intake import Intake
 from bisd.model import Outcome, Retry
@@ -107,6 +107,8 @@ class Service:
             with attempt:
                 try:
                     connection = await self._connect()
+                except ValueError:
+                    raise ConfigurationError(["database.dsn: is not a PostgreSQL URL"]) from None
                 except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as fault:
                     raise ServerUnfitError(reason=f"it refuses us: {fault.args[0]}") from None
                 try:

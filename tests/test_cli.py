@@ -62,6 +62,9 @@ def test_a_subscription_by_hand(bisd: Run) -> None:
         (["webhook", "enable", "7"], 1, "there is no webhook 7"),
         (["delivery", "show", "7"], 1, "no delivery of event 7"),
         (["emit", "1", "a", "/nowhere"], 2, "No such file"),
+        (["webhook", "enable", "9223372036854775808"], 2, "is not in the range"),
+        (["delivery", "show", "-1"], 2, "No such option"),
+        (["account", "add", "", "--plan", "medium"], 1, "an account needs a name"),
         (["frobnicate"], 2, "No such command"),
         (["--config", "/nowhere.toml", "run"], 2, "there is no such configuration file"),
     ],
@@ -75,12 +78,14 @@ def test_faults_are_told_in_a_sentence(bisd: Run, arguments: list[str], code: in
     assert ran.stdout == ""
 
 
-def test_what_is_no_json_is_refused(bisd: Run) -> None:
+@pytest.mark.parametrize("body", ["{no json}", "", '"\0"', "[" * 200_000])
+def test_what_is_no_json_is_refused(body: str, bisd: Run) -> None:
     """With the reason PostgreSQL gives, and exit status 2."""
     bisd("account", "add", "x", "--plan", "medium")
-    ran = bisd("emit", "1", "a", "-", stdin="{no json}")
+    ran = bisd("emit", "1", "a", "-", stdin=body)
     assert ran.returncode == 2
     assert "is not JSON" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_every_configuration_fault_at_once(bisd: Run) -> None:
@@ -96,6 +101,15 @@ def test_an_unreachable_database(bisd: Run) -> None:
     assert ran.returncode == 1
     assert ran.stderr.count("\n") == 1
     assert "cannot be reached" in ran.stderr
+
+
+@pytest.mark.parametrize("command", [["account", "list"], ["run"]])
+def test_a_dsn_that_is_none(command: list[str], bisd: Run) -> None:
+    """Wrong configuration, with its key; the password in it is not shown."""
+    ran = bisd(*command, BISD_DATABASE_DSN="postgresql://shop:hunter2@[::1")
+    assert ran.returncode == 2
+    assert "database.dsn" in ran.stderr
+    assert "hunter2" not in ran.stderr
 
 
 def test_migrate_check(bisd: Run) -> None:
@@ -146,7 +160,7 @@ async def test_listen_verifies(receiver: Receiver) -> None:
 
     now = datetime.now(UTC)
     webhook = Webhook(1, 1, "https://example.com/", "bis_" + "k" * 40, None, None, None, True)
-    message = compose(webhook, Delivery(1, 7, now, now, now, 0, "a", b"{}"), now)
+    message = compose(webhook, Delivery(1, 7, now, now, now, 0, "a", b"{}", 2), now)
     assert verify(webhook.api_key, message.headers, message.body)
     assert not verify("another key", message.headers, message.body)
     assert not verify(webhook.api_key, message.headers, b"{ }")

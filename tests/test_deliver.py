@@ -253,3 +253,55 @@ async def test_addresses_inside_are_refused(url: str, code: str, shop: Shop, ca_
         await shop.notify()
         await eventually(lambda: _nothing_owed(shop))
     assert await shop.statuses() == [("refused", 0, None, code)]
+
+
+async def test_a_delivery_without_its_event_strands_nobody(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
+    """An event deleted by hand: its delivery is settled as refused, and the thousand around it arrive."""
+    await shop.subscribe("notification/create", receiver.url)
+    await shop.notify(1_000)
+    await shop.connection.execute("delete from bisd.event where id = 10")
+    async with running(configure(ca_file), dsn):
+        await receiver.received_events(999)
+        await eventually(lambda: _nothing_owed(shop))
+        async with shop.connection.transaction():
+            await shop.notify(2)
+            await shop.connection.execute("delete from bisd.event where id = 1001")
+        await receiver.received_events(1_000)
+        await eventually(lambda: _nothing_owed(shop))
+    rows = await shop.connection.fetch("select event_id, verdict::text, code from bisd.attempt where verdict <> 'delivered'")
+    assert [tuple(row) for row in rows] == [(10, "refused", "event_gone"), (1001, "refused", "event_gone")]
+
+
+async def test_a_plan_that_changes_reaches_a_running_daemon(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
+    """What a plan includes is data: taken out, its webhooks' deliveries are held; put back, they go out."""
+    await shop.subscribe("notification/create", receiver.url)
+    await shop.notify(3)
+    await shop.connection.execute("update bisd.plan set webhooks = false where name = 'medium'")
+    async with running(configure(ca_file), dsn):
+        assert {row[0] for row in await shop.statuses()} == {"held"}
+        await shop.connection.execute("update bisd.plan set webhooks = true where name = 'medium'")
+        await receiver.received(3)
+
+
+async def test_owed_again_while_it_is_being_sent(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
+    """A row that is replaced while its POST is under way is sent again, without a restart and without waiting for others."""
+    await shop.subscribe("notification/create", receiver.url)
+    answered = asyncio.Event()
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        await answered.wait()
+        return web.Response()
+
+    receiver.answer = answer
+    async with running(configure(ca_file), dsn):
+        await shop.notify()
+        await receiver.received(1)
+        await shop.connection.execute("delete from bisd.delivery")
+        await shop.connection.execute(
+            "insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes, attempts) "
+            "select 1, id, created_at, octet_length(body::text), 7 from bisd.event"
+        )
+        answered.set()
+        await receiver.received(2)
+        await eventually(lambda: _nothing_owed(shop))
+    assert [got.headers["X-BIS-Attempt"] for got in receiver.requests] == ["1", "8"]

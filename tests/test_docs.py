@@ -90,7 +90,7 @@ def composed(body: bytes = b'{"notification_id":1,"product":{"product_title":"Th
     """A request as it is sent now, while a rotation of keys overlaps: with every header that there is."""
     now = datetime.now(UTC)
     webhook = Webhook(1, 1, "https://teas.example.com/", KEY, "bis_" + "4" * 64, now + timedelta(hours=1), None, True)
-    return compose(webhook, Delivery(1, 7, now, now, now, 0, "notification/create", body), now)
+    return compose(webhook, Delivery(1, 7, now, now, now, 0, "notification/create", body, len(body)), now)
 
 
 def test_the_shipped_configuration_is_the_defaults() -> None:

@@ -36,7 +36,7 @@ def webhook(number: int, *, live: bool = True, most: int | None = None) -> Webho
 def delivery(webhook_id: int, event_id: int, due: float = 0) -> Delivery:
     """Due so many seconds after START."""
     due_at = START + seconds(due)
-    return Delivery(webhook_id, event_id, START, due_at, due_at, 0, "t", b"{}")
+    return Delivery(webhook_id, event_id, START, due_at, due_at, 0, "t", b"{}", 2)
 
 
 class Table:
@@ -107,7 +107,7 @@ class LaneMachine(RuleBasedStateMachine):
             for offset in due:
                 self.events += 1
                 due_at = self.now + seconds(offset)
-                self.table.put(Delivery(number, self.events, START, min(self.now, due_at), due_at, 0, "t", b"{}"))
+                self.table.put(Delivery(number, self.events, START, min(self.now, due_at), due_at, 0, "t", b"{}", 2))
 
     @precondition(lambda self: self.table.rows)
     @rule(data=st.data())

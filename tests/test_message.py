@@ -23,7 +23,7 @@ KEY, PREVIOUS = "key-of-the-account-now", "key-of-the-account-then"
 BODY = b'{"topic":"notification/sent","customer":{"email":"a@example.com","sms":null},"product_title":"Th\xc3\xa9"}'
 WEBHOOK = Webhook(7, 1, "https://example.com/hook?a=1", KEY, None, None, None, True)
 ROTATED = WEBHOOK._replace(previous_api_key=PREVIOUS, previous_until=NOW + timedelta(hours=24))
-DELIVERY = Delivery(7, 12345, NOW, NOW, NOW, 0, "notification/sent", BODY)
+DELIVERY = Delivery(7, 12345, NOW, NOW, NOW, 0, "notification/sent", BODY, len(BODY))
 
 HEADERS = {
     "Content-Type",

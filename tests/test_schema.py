@@ -100,6 +100,7 @@ async def test_the_body_is_what_javascript_writes(shop: Shop) -> None:
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
+        ("select bisd.create_account('', 'medium')", "an account needs a name"),
         ("select bisd.create_account('x', 'gold')", 'there is no plan "gold"'),
         ("select bisd.create_webhook(99, 'a', 'https://example.com/')", "there is no account 99"),
         ("select bisd.create_webhook(1, 'a b', 'https://example.com/')", '"a b" cannot be a topic'),
@@ -142,8 +143,12 @@ async def test_the_largest_body_goes_through(shop: Shop) -> None:
         "insert into bisd.webhook (account_id, topic, url) values (1, 'a', E'https://example.com/\\r\\nHost: evil')",
         "insert into bisd.webhook (account_id, topic, url) values (1, '', 'https://example.com/')",
         "insert into bisd.webhook (account_id, topic, url, max_in_flight) values (1, 'a', 'https://example.com/', 0)",
-        "insert into bisd.delivery (webhook_id, event_id, event_created_at, due_at) values (1, 1, now(), 'infinity')",
-        "insert into bisd.delivery (webhook_id, event_id, event_created_at, attempts) values (1, 1, now(), -1)",
+        "insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes, due_at) values (1, 1, now(), 2, 'infinity')",
+        "insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes, attempts) values (1, 1, now(), 2, -1)",
+        "insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes, attempts) values (1, 1, now(), 2, 9999999)",
+        "insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes) values (1, 1, '20000-01-01', 2)",
+        "insert into bisd.event (account_id, topic, body, created_at) values (1, 'a', '{}', '20000-01-01')",
+        "update bisd.account set previous_api_key = repeat('k', 32), previous_until = 'infinity'",
         "insert into bisd.notification (account_id, created_at) values (1, 'infinity')",
     ],
 )
@@ -259,3 +264,34 @@ async def test_a_session_s_first_statement_does_not_spoil_its_plans(first: int, 
         async with asyncio.timeout(0.05):
             await shop.connection.execute("insert into bisd.notification (account_id) values (1)")
     assert await shop.owed() == 10_001
+
+
+async def test_a_long_transaction_takes_one_gate(shop: Shop) -> None:
+    """A transaction that inserts for a while holds one lock of the bell's, not one for every moment of its life; after a
+    savepoint is taken back it may ring again, and the next transaction rings anew."""
+    await shop.subscribe("notification/create", "https://example.com/")
+    gates = "select count(*) from pg_locks where locktype = 'advisory' and classid = 1651143527 and pid = pg_backend_pid()"
+    for _ in range(2):
+        async with shop.connection.transaction():
+            with pytest.raises(asyncpg.DivisionByZeroError):
+                async with shop.connection.transaction():
+                    await shop.notify()
+                    await shop.connection.execute("select 1 / 0")
+            assert await shop.connection.fetchval(gates) == 0
+            for _ in range(100):
+                await shop.notify()
+                await shop.connection.execute("select pg_sleep(0.001)")
+            assert await shop.connection.fetchval(gates) == 1
+
+
+async def test_attempts_stay_known_when_a_delivery_expires(shop: Shop) -> None:
+    """A delivery that was tried and then settled without a POST still tells how often, and what was answered last."""
+    await shop.subscribe("notification/create", "https://example.com/")
+    await shop.notify()
+    await shop.connection.execute("delete from bisd.delivery")
+    await shop.connection.execute(
+        "insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, due_at) "
+        "values (1, 1, now(), now(), 1, 'retry', 500, now()), (1, 1, now() + interval '1 s', now(), 2, 'retry', 503, now()), "
+        "(1, 1, now() + interval '2 s', now(), null, 'expired', null, null)"
+    )
+    assert await shop.statuses() == [("expired", 2, 503, None)]

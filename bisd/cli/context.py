@@ -15,9 +15,10 @@ import click
 from bisd import config as configuration
 from bisd import db, log, migrate
 from bisd.config import Config
-from bisd.errors import NotPermittedError, ServerUnfitError
+from bisd.errors import ConfigurationError, NotPermittedError, ServerUnfitError
 
 Result = TypeVar("Result")
+IDENTIFIER = click.IntRange(1, 2**63 - 1)
 
 
 def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,5 +56,7 @@ async def connected(dsn: str) -> db.Connection:
     """A connection. Raises ServerUnfitError if the database does not answer, or not to us."""
     try:
         return await db.connect(dsn)
+    except ValueError:
+        raise ConfigurationError(["database.dsn: is not a PostgreSQL URL"]) from None
     except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
         raise ServerUnfitError(reason=f"it cannot be reached ({type(fault).__name__}): see [database] dsn") from None

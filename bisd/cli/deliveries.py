@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from bisd import insight
-from bisd.cli.context import ask, with_config
+from bisd.cli.context import IDENTIFIER, ask, with_config
 from bisd.cli.output import json_option, show_json, show_rows
 from bisd.config import Config
 
@@ -20,7 +20,7 @@ def delivery() -> None:
 
 
 @delivery.command("list")
-@click.option("--webhook", type=int, help="Only this webhook's.")
+@click.option("--webhook", type=IDENTIFIER, help="Only this webhook's.")
 @click.option("--state", type=click.Choice(_STATES), help="Only those in this state.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
 @json_option
@@ -32,7 +32,7 @@ def list_(config: Config, webhook: int | None, state: str | None, limit: int, as
 
 
 @delivery.command()
-@click.argument("event", type=int)
+@click.argument("event", type=IDENTIFIER)
 @json_option
 @with_config
 def show(config: Config, event: int, as_json: bool) -> None:

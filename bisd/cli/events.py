@@ -7,14 +7,14 @@ from typing import BinaryIO
 import click
 
 from bisd import control
-from bisd.cli.context import ask, with_config
+from bisd.cli.context import IDENTIFIER, ask, with_config
 from bisd.cli.output import json_option, show_json
 from bisd.config import Config
 from bisd.errors import BodyInvalidError
 
 
 @click.command()
-@click.argument("account", type=int)
+@click.argument("account", type=IDENTIFIER)
 @click.argument("topic")
 @click.argument("file", type=click.File("rb"))
 @json_option

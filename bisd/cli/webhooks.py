@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from bisd import control, db, insight
-from bisd.cli.context import ask, with_config
+from bisd.cli.context import IDENTIFIER, ask, with_config
 from bisd.cli.output import json_option, show_json, show_rows
 from bisd.config import Config
 from bisd.egress import Egress
@@ -17,7 +17,7 @@ def webhook() -> None:
 
 
 @webhook.command()
-@click.argument("account", type=int)
+@click.argument("account", type=IDENTIFIER)
 @click.argument("topic")
 @click.argument("url")
 @click.option("--enable", is_flag=True, help="Switch it on at once.")
@@ -43,7 +43,7 @@ def add(config: Config, account: int, topic: str, url: str, enable: bool, as_jso
 
 
 @webhook.command("list")
-@click.option("--account", type=int, help="Only this account's.")
+@click.option("--account", type=IDENTIFIER, help="Only this account's.")
 @json_option
 @with_config
 def list_(config: Config, account: int | None, as_json: bool) -> None:
@@ -53,7 +53,7 @@ def list_(config: Config, account: int | None, as_json: bool) -> None:
 
 
 @webhook.command()
-@click.argument("id", type=int)
+@click.argument("id", type=IDENTIFIER)
 @with_config
 def enable(config: Config, id: int) -> None:
     """Switches a webhook on; what was held for it goes out."""
@@ -62,7 +62,7 @@ def enable(config: Config, id: int) -> None:
 
 
 @webhook.command()
-@click.argument("id", type=int)
+@click.argument("id", type=IDENTIFIER)
 @with_config
 def disable(config: Config, id: int) -> None:
     """Switches a webhook off; what it is owed is held."""

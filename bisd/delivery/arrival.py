@@ -66,7 +66,7 @@ class Arrival:
         first = rows[0]
         self._hear(first["looked_at"])
         deliveries = [Delivery(*row[3:]) for row in rows if row[3] is not None]
-        if len(deliveries) >= self._most or sum(len(one.body) for one in deliveries) >= self._most_octets:
+        if len(deliveries) >= self._most or sum(one.size for one in deliveries) >= self._most_octets:
             return await self._overflow(shards)
         self.snapshot = Snapshot.parse(first["snapshot"])
         return Arrivals(deliveries, first["changed"], {})

@@ -6,7 +6,7 @@ back); what lies beyond is only in the table, and a refill reads it from there. 
 ignored, and one before it is a late commit that must be taken.
 
 What is read from the table is as old as its snapshot. A delivery that was written back while the reading was under way may
-be in it in its old state: `begin_read` starts a list of those, and what is on it is passed over.
+be in it in its old state: `begin_read` starts a list of those, and what is on it, with the same due time, is passed over.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Lane:
         "_left",
         "_order",
         "_busy",
+        "_again",
     )
 
     def __init__(self, webhook: Webhook, ceiling: int, horizon: Key) -> None:
@@ -63,7 +64,8 @@ class Lane:
         self._octets = 0
         self._left: Key = END
         self._order: list[Key] = []
-        self._busy: set[int] = set()
+        self._busy: dict[int, datetime] = {}
+        self._again: dict[int, datetime] = {}
 
     def change(self, webhook: Webhook, ceiling: int) -> None:
         """The webhook was changed: what is held is forgotten and read again, under the new settings."""
@@ -80,13 +82,19 @@ class Lane:
         self.horizon = BEGINNING
 
     def hold(self, delivery: Delivery) -> None:
-        """Takes a delivery; one that is busy, or held already with the same due time, is passed over."""
-        if not self.webhook.live or delivery.event_id in self._busy:
+        """Takes a delivery; one that is busy, or held already with the same due time, is passed over. With another due time
+        than it was taken for, the one that is busy has been made due again: that is looked into when it is written."""
+        if not self.webhook.live:
+            return
+        taken = self._busy.get(delivery.event_id)
+        if taken is not None:
+            if taken != delivery.due_at:
+                self._again[delivery.event_id] = delivery.due_at
             return
         known = self._held.get(delivery.event_id)
         if known is None or known.due_at != delivery.due_at:
             self._held[delivery.event_id] = delivery
-            self._octets += len(delivery.body) - (len(known.body) if known is not None else 0)
+            self._octets += delivery.size - (known.size if known is not None else 0)
             heappush(self._order, (delivery.due_at, delivery.event_id))
 
     def arrive(self, delivery: Delivery, window: Window) -> None:
@@ -101,7 +109,7 @@ class Lane:
 
     def refill(self, rows: Sequence[Delivery], asked: Window, stale: Callable[[Delivery], bool]) -> None:
         """Takes what a refill read from the horizon on; `asked` is how much it would have read."""
-        if len(rows) < asked.deliveries and sum(len(delivery.body) for delivery in rows) < asked.octets:
+        if len(rows) < asked.deliveries and sum(delivery.size for delivery in rows) < asked.octets:
             self.horizon = END
         else:
             self.horizon = (rows[-1].due_at, rows[-1].event_id + 1)
@@ -133,11 +141,11 @@ class Lane:
         due = self.due()
         if due is None or due > now or not self.sendable():
             return None
-        _, event_id = heappop(self._order)
-        self._busy.add(event_id)
+        due, event_id = heappop(self._order)
+        self._busy[event_id] = due
         self.in_flight += 1
         delivery = self._held.pop(event_id)
-        self._octets -= len(delivery.body)
+        self._octets -= delivery.size
         return delivery
 
     def sendable(self) -> bool:
@@ -165,7 +173,10 @@ class Lane:
 
     def written(self, delivery: Delivery, due_at: datetime | None, window: Window) -> None:
         """The outcome is in the database: settled, or owed again at `due_at`."""
-        self._busy.discard(delivery.event_id)
+        self._busy.pop(delivery.event_id, None)
+        again = self._again.pop(delivery.event_id, None)
+        if again is not None:
+            self.reread(again)
         if due_at is not None:
             self.arrive(delivery._replace(attempts=delivery.attempts + 1, due_at=due_at), window)
 
@@ -187,7 +198,7 @@ class Lane:
             for due_at, event_id in [key_held for key_held in self._order if key_held >= key]:
                 delivery = self._held.get(event_id)
                 if delivery is not None and delivery.due_at == due_at:
-                    self._octets -= len(self._held.pop(event_id).body)
+                    self._octets -= self._held.pop(event_id).size
         self._leave(key)
 
     def _trim(self, window: Window) -> None:
@@ -195,7 +206,7 @@ class Lane:
         keys = sorted((delivery.due_at, delivery.event_id) for delivery in self._held.values())
         while len(keys) > 1 and (len(keys) > window.deliveries or self._octets > window.octets):
             last = keys.pop()
-            self._octets -= len(self._held.pop(last[1]).body)
+            self._octets -= self._held.pop(last[1]).size
             self._leave(last)
         self._order = keys
 
@@ -221,7 +232,7 @@ class Lanes:
         self._ready: deque[Lane] = deque()
         self._timers: list[tuple[datetime, int]] = []
         self._hungry: dict[int, Lane] = {}
-        self._settled: set[tuple[int, int]] = set()
+        self._settled: dict[tuple[int, int], datetime] = {}
 
     @property
     def in_flight(self) -> int:
@@ -309,7 +320,7 @@ class Lanes:
             lane.queued = False
             delivery = lane.next(now)
             if delivery is not None:
-                self._flying += len(delivery.body)
+                self._flying += delivery.size
                 self._feed(lane)
                 return Turn(lane.webhook, delivery, now)
             self._sleep(lane, now)
@@ -320,13 +331,13 @@ class Lanes:
         return self._timers[0][0] if self._timers else None
 
     def finish(self, delivery: Delivery, taken: bool) -> None:
-        self._flying -= len(delivery.body)
+        self._flying -= delivery.size
         lane = self._lanes[delivery.webhook_id]
         lane.finish(taken)
         self._feed(lane)
 
     def written(self, delivery: Delivery, due_at: datetime | None) -> None:
-        self._settled.add((delivery.webhook_id, delivery.event_id))
+        self._settled[delivery.webhook_id, delivery.event_id] = delivery.due_at
         lane = self._lanes[delivery.webhook_id]
         lane.written(delivery, due_at, self.window)
         if not lane.webhook.live:
@@ -363,4 +374,4 @@ class Lanes:
         return True
 
     def _is_stale(self, delivery: Delivery) -> bool:
-        return (delivery.webhook_id, delivery.event_id) in self._settled
+        return self._settled.get((delivery.webhook_id, delivery.event_id)) == delivery.due_at

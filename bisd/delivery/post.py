@@ -63,6 +63,8 @@ class Post:
         """POSTs the message, once. Raises nothing that a receiver or the network could bring about."""
         if len(message.body) > self._config.max_body_bytes:
             return Refusal(Code.BODY_TOO_BIG)
+        if not message.body:
+            return Refusal(Code.EVENT_GONE)
         try:
             url = self._egress.permit_url(message.url)
         except UrlRefusedError:

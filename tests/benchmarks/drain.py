@@ -106,7 +106,7 @@ async def bare(url: str, number: int, in_flight: int, directory: Path) -> tuple[
 
         async def work() -> None:
             for one in todo:
-                message = compose(webhook, Delivery(1, one, now, now, now, 0, "notification/create", BODY), now)
+                message = compose(webhook, Delivery(1, one, now, now, now, 0, "notification/create", BODY, len(BODY)), now)
                 async with session.post(url, data=message.body, headers=message.headers, allow_redirects=False) as response:
                     await response.read()
                     assert response.status == 200

@@ -18,7 +18,7 @@ create table bisd.account (
     -- An HMAC with a short key can be forged, with an empty one by anybody.
     api_key text not null unique check (length(api_key) >= 16),
     previous_api_key text check (length(previous_api_key) >= 16),
-    previous_until timestamptz,
+    previous_until timestamptz check (previous_until between '1970-01-01' and '9000-01-01'),
     created_at timestamptz not null default now(),
     check ((previous_api_key is null) = (previous_until is null))
 );
@@ -50,7 +50,7 @@ create table bisd.event (
     account_id bigint not null,
     topic text not null check (topic ~ '^[!-~]{1,128}$'),
     body json not null,
-    created_at timestamptz not null default now(),
+    created_at timestamptz not null default now() check (created_at between '1970-01-01' and '9000-01-01'),
     primary key (id, created_at)
 ) partition by range (created_at);
 
@@ -62,13 +62,13 @@ create table bisd.delivery (
     webhook_id bigint not null,
     event_id bigint not null,
     -- The event's, so that a join with `event` prunes to one partition.
-    event_created_at timestamptz not null,
+    event_created_at timestamptz not null check (event_created_at between '1970-01-01' and '9000-01-01'),
     -- Since when it has been owed: what `expires_after` counts from.
     owed_since timestamptz not null default now() check (owed_since between '1970-01-01' and '9000-01-01'),
     due_at timestamptz not null default now() check (due_at between '1970-01-01' and '9000-01-01'),
     -- The transaction that made it due: what arrival goes by.
     txid xid8 not null default pg_current_xact_id(),
-    attempts integer not null default 0 check (attempts >= 0),
+    attempts integer not null default 0 check (attempts between 0 and 1000000),
     -- Octets of the event's body: how many deliveries a daemon reads at once depends on it.
     bytes integer not null check (bytes >= 0),
     primary key (webhook_id, event_id)

@@ -4,11 +4,17 @@
 -- The bell says 'look' and nothing else. A NOTIFY takes a lock that is global to the server until its commit is flushed, so
 -- of the transactions in progress only about one rings: the one that gets the gate, an advisory lock. The others skip it, and
 -- the daemon that is woken looks on until they have ended. A gate for every 5 ms, not one for ever, so that a long
--- transaction which rang early does not silence the rest.
+-- transaction which rang early does not silence the rest. Once it has rung, a transaction takes no further gate: each is a
+-- lock until its end, and one that inserts for minutes would fill the server's lock table. (The mark goes with the
+-- transaction, and with a savepoint, as the lock and the bell do.)
 create function bisd.ring() returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    if coalesce(current_setting('bisd.rung', true), '') <> '' then
+        return;
+    end if;
     if pg_try_advisory_xact_lock(1651143527, ((extract(epoch from clock_timestamp()) * 200)::bigint & 2147483647)::integer) then
+        perform set_config('bisd.rung', 'yes', true);
         perform pg_notify('bisd', '');
     end if;
 end $$;
@@ -66,6 +72,18 @@ end $$;
 
 create trigger changed after update of plan, api_key, previous_api_key, previous_until on bisd.account
     for each row execute function bisd.account_changed();
+
+create function bisd.plan_changed() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    update bisd.webhook w set account_id = w.account_id
+    from bisd.account a
+    where a.id = w.account_id and a.plan = new.name;
+    return null;
+end $$;
+
+create trigger changed after update of webhooks on bisd.plan
+    for each row execute function bisd.plan_changed();
 
 -- The reference table: a customer waits for a product.
 create table bisd.notification (

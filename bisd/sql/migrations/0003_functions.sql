@@ -10,6 +10,10 @@ $$;
 create function bisd.create_account(name text, plan text, out id bigint, out api_key text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    if coalesce(name, '') = '' then
+        raise exception 'bisd: an account needs a name'
+            using errcode = 'BISD0', hint = 'Any text that tells you whose it is.';
+    end if;
     if not exists (select from bisd.plan p where p.name = create_account.plan) then
         raise exception 'bisd: there is no plan "%"', plan
             using errcode = 'BISD0',
@@ -117,7 +121,7 @@ select
     last.status::integer as last_status,
     last.code as last_error,
     case when w.enabled and p.webhooks then d.due_at end as next_attempt_at,
-    d.owed_since as created_at,
+    d.event_created_at as created_at,
     null::timestamptz as settled_at
 from bisd.delivery d
 join bisd.webhook w on w.id = d.webhook_id
@@ -137,14 +141,23 @@ select
     w.account_id,
     w.topic,
     a.verdict::text,
-    coalesce(a.number, 0),
-    a.status::integer,
-    a.code,
+    coalesce(a.number, last.number, 0),
+    coalesce(a.status, last.status)::integer,
+    coalesce(a.code, last.code),
     null,
     a.event_created_at,
     a.attempted_at + coalesce(a.total_ms, 0) * interval '1 millisecond'
 from bisd.attempt a
 join bisd.webhook w on w.id = a.webhook_id
+left join lateral (
+    -- What was POSTed last, for a delivery that was settled without a POST.
+    select posted.number, posted.status, posted.code
+    from bisd.attempt posted
+    where a.number is null and posted.number is not null
+      and posted.event_id = a.event_id and posted.webhook_id = a.webhook_id and posted.attempted_at <= a.attempted_at
+    order by posted.attempted_at desc
+    limit 1
+) last on true
 where a.verdict <> 'retry'
   and not exists (select from bisd.delivery d where d.webhook_id = a.webhook_id and d.event_id = a.event_id)
   and not exists (

@@ -3,6 +3,8 @@
 -- octets of bodies, about. One row per delivery; without one, a single row in which everything from webhook_id on is null. As
 -- many deliveries as $3, or octets as $4: there may be more, ask overflow.sql.
 --
+-- A delivery whose event is gone has an empty body, which no JSON is.
+--
 -- Arrived is what became visible between the two snapshots: rows of transactions that were in progress at the last look, or
 -- had not begun. Rows of older ones are not walked, even if a transaction left open keeps their dead versions around.
 select
@@ -22,7 +24,8 @@ select
 from (values (1)) as one
 left join lateral (
     select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
-           e.topic, convert_to(e.body::text, 'UTF8') as body
+           coalesce(e.topic, '') as topic,
+           coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes
     from (
         select found.*, sum(found.bytes) over (rows unbounded preceding) as so_far
         from (
@@ -34,6 +37,6 @@ left join lateral (
         where ($2::bigint >> (found.webhook_id & 63)::integer) & 1 = 1
         limit $3
     ) d
-    join bisd.event e on e.id = d.event_id and e.created_at = d.event_created_at
+    left join bisd.event e on e.id = d.event_id and e.created_at = d.event_created_at
     where d.so_far - d.bytes < $4
 ) arrived on true

@@ -1,9 +1,10 @@
 -- The next deliveries of many lanes, each from its horizon on, by due time.
 -- $1 webhook ids; $2 and $3 the horizons (due time, event id): what is asked for begins there; $4 how many at most, per lane,
 -- and $5 how many octets of bodies, about (at least one delivery each).
--- Columns as in model.Delivery; in order within a lane.
+-- Columns as in model.Delivery; in order within a lane. A delivery whose event is gone has an empty body, which no JSON is.
 select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
-       e.topic, convert_to(e.body::text, 'UTF8') as body
+       coalesce(e.topic, '') as topic,
+       coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes
 from unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::integer[]) as lane (webhook_id, due_at, event_id, room)
 cross join lateral (
     select *
@@ -16,4 +17,4 @@ cross join lateral (
     ) counted
     where counted.so_far - counted.bytes < $5
 ) d
-join bisd.event e on e.id = d.event_id and e.created_at = d.event_created_at
+left join bisd.event e on e.id = d.event_id and e.created_at = d.event_created_at
