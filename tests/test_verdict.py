@@ -35,7 +35,7 @@ EXACT = RetryConfig(schedule=[timedelta(seconds=step) for step in STEPS], jitter
 
 
 def delivery(attempts: int = 0, age: timedelta = timedelta(0)) -> Delivery:
-    return Delivery(1, 2, NOW - age, NOW - age, NOW, attempts, "t", b"{}")
+    return Delivery(1, 2, NOW - age, NOW - age, NOW, attempts, "t", b"{}", 2)
 
 
 def answer(status: int, retry_after: str | None = None) -> Response:
