@@ -32,15 +32,11 @@ class Writeback:
         self._written = written
         self._connection: db.Connection | None = None
         self._waiting: list[Outcome] = []
-        self._writing = 0
         self._lost = False
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
         self._log = log.get()
-
-    def __len__(self) -> int:
-        return len(self._waiting) + self._writing
 
     def add(self, outcome: Outcome) -> None:
         self._waiting.append(outcome)
@@ -66,14 +62,12 @@ class Writeback:
     async def _settle(self) -> None:
         batch = self._waiting[:_BATCH]
         del self._waiting[:_BATCH]
-        self._writing = len(batch)
         columns = list(zip(*map(_row, batch), strict=True))
         async for attempt in db.outliving(self._lose):
             with attempt:
                 if self._connection is None:
                     self._connection = await self._connect()
                 rows = await self._connection.fetch(db.query("settle"), *columns)
-        self._writing = 0
         self._lost = False
         if not self._waiting:
             self._some.clear()
