@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -37,7 +39,9 @@ class Event(StrEnum):
 def configure(level: str, form: str) -> None:
     """Lines to standard error from `level` on; `form` is json, console, or auto: JSON, unless a terminal reads them."""
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    # Its own tracebacks would show local variables: keys and bodies among them.
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = plain if console else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -48,6 +52,12 @@ def configure(level: str, form: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
+
+
+def place(fault: BaseException) -> str:
+    """Where a fault was raised, as file:line, innermost; without its text, which may quote what it was about."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "unknown"
 
 
 def get() -> structlog.typing.FilteringBoundLogger:

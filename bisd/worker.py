@@ -51,7 +51,7 @@ class Worker:
             try:
                 answer = await self._post.send(compose(webhook, delivery, began))
             except Exception as fault:  # the boundary: a fault of ours fails this attempt, never the daemon
-                self._log.exception(log.Event.INTERNAL_FAULT, error=type(fault).__name__, where="attempt")
+                self._log.error(log.Event.INTERNAL_FAULT, error=type(fault).__name__, where=log.place(fault))
                 answer = NoResponse(Code.INTERNAL, Timings(None, None, None, 0.0))
             verdict = self._policy.judge(delivery, answer, self._clock.now())
         self._writeback.add(Outcome(delivery, began, answer, verdict))

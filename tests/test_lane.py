@@ -362,6 +362,7 @@ def test_what_the_fence_kept_is_read_again_even_while_a_refill_is_under_way() ->
     daemon.begin_refill()
     daemon.hear(True)
     daemon.teardown()
+    assert {} == daemon.table.rows
 
 
 def test_what_arrives_while_a_closed_lane_waits_for_its_last_write_back_is_sent() -> None:
@@ -376,6 +377,7 @@ def test_what_arrives_while_a_closed_lane_waits_for_its_last_write_back_is_sent(
     daemon.insert(1, [0])
     daemon._look()
     daemon.teardown()
+    assert {} == daemon.table.rows
 
 
 @pytest.mark.parametrize("read", ["look", "refill"])
