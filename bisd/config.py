@@ -23,6 +23,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 6048
 _MAX_FILE_BYTES = 1 << 20
 _STRICT = ConfigDict(extra="forbid")
 _ENVIRONMENT = "BISD_"
+# Sections whose values no fault shows.
+_SECRET = {"database", "keys"}
 # The command line's own.
 _NOT_SETTINGS = {"BISD_CONFIG", "BISD_LISTEN_KEY"}
 
@@ -66,6 +68,12 @@ def _parse_file(text: object) -> Path:
     return Path(text)
 
 
+def _parse_key_file(text: object) -> Path:
+    if isinstance(text, str) and re.fullmatch(r"[0-9A-Fa-f]{64}|[A-Za-z0-9+/]{43}=", text):
+        raise ValueError("is a master key itself: write it to a file that only bisd reads, and name the file")
+    return _parse_file(text)
+
+
 def _positive(value: timedelta) -> timedelta:
     if value <= timedelta(0):
         raise ValueError("must be longer than nothing")
@@ -83,6 +91,7 @@ PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 Ports = Annotated[tuple[int, int], BeforeValidator(parse_ports)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_parse_network)]
 File = Annotated[Path, BeforeValidator(_parse_file)]
+KeyFile = Annotated[Path, BeforeValidator(_parse_key_file)]
 
 
 @dataclass(frozen=True)
@@ -93,6 +102,16 @@ class DatabaseConfig:
 
     dsn: Annotated[str, Strict(), AfterValidator(_postgresql_url)] | None = None
     dsn_file: File | None = None
+
+
+@dataclass(frozen=True)
+class KeysConfig:
+    """`master_file` None: API keys are kept in plain, protected by grants alone."""
+
+    __pydantic_config__ = _STRICT
+
+    master_file: KeyFile | None = None
+    retired_files: Annotated[list[KeyFile], Field(max_length=100)] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -128,6 +147,17 @@ class RetryConfig:
     jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
     max_attempts: Annotated[int, Strict(), Field(ge=1, le=1000)] = 11
     max_retry_after: Duration = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class DeactivationConfig:
+    """A webhook without a success for `failing_for`, of which at least `min_attempts` failed, is switched off."""
+
+    __pydantic_config__ = _STRICT
+
+    failing_for: PositiveDuration = timedelta(days=3)
+    min_attempts: Annotated[int, Strict(), Field(ge=1, le=1000)] = 10
+    on_resume: Literal["resume", "discard"] = "resume"
 
 
 @dataclass(frozen=True)
@@ -171,8 +201,10 @@ class Config:
     __pydantic_config__ = _STRICT
 
     database: DatabaseConfig = field(default_factory=DatabaseConfig)
+    keys: KeysConfig = field(default_factory=KeysConfig)
     delivery: DeliveryConfig = field(default_factory=DeliveryConfig)
     retry: RetryConfig = field(default_factory=RetryConfig)
+    deactivation: DeactivationConfig = field(default_factory=DeactivationConfig)
     egress: EgressConfig = field(default_factory=EgressConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
@@ -255,7 +287,7 @@ def _fault(error: Any) -> str:
     if error["type"] == "dataclass_type":
         return f"{key}: must be a table, [{key}]"
     message = str(error["msg"]).removeprefix("Value error, ")
-    shown = "" if where[:1] == ["database"] else f" (it is {error['input']!r})"
+    shown = "" if where[0] in _SECRET else f" (it is {error['input']!r})"
     return f"{key}: {message[0].lower()}{message[1:]}{shown}"
 
 
@@ -276,6 +308,8 @@ def _checked(config: Config) -> Config:
     faults = []
     if config.database.dsn and config.database.dsn_file:
         faults.append("database.dsn: is given twice, here and in dsn_file: keep one")
+    if config.keys.retired_files and config.keys.master_file is None:
+        faults.append("keys.retired_files: retired master keys need a current one beside them: name its file in master_file")
     if config.delivery.connect_timeout > config.delivery.timeout:
         faults.append("delivery.connect_timeout: is longer than delivery.timeout, which covers the whole attempt")
     if config.retry.base is not None and config.retry.base > config.retry.max:

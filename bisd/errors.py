@@ -62,6 +62,16 @@ class RequestRefusedError(BisdError):
     """{reason}"""
 
 
+class KeyUnreadableError(BisdError):
+    """The API key of account {account_id} cannot be opened: {reason}. Configure the master key that sealed it, or rotate
+    the account's key."""
+
+
+class KeysLeftError(BisdError):
+    """API keys of {count} accounts cannot be opened, and were left as they are: account {accounts}. Name the master key that
+    sealed them in [keys] retired_files, or rotate these accounts' keys; `bisd keys status` shows what is missing."""
+
+
 class BodyInvalidError(BisdError):
     """{source} is not JSON: {reason}."""
 

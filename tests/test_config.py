@@ -205,6 +205,7 @@ def test_unknown_variables_are_refused() -> None:
     ("text", "fault"),
     [
         ("[database]\ndsn = 'postgresql://db'\ndsn_file = '/x'", "database.dsn"),
+        ("[keys]\nretired_files = ['/x']", "keys.retired_files"),
         ("[delivery]\ntimeout = '2s'\nconnect_timeout = '3s'", "delivery.connect_timeout"),
         ("[retry]\nbase = '2s'\nmax = '1s'", "retry.base"),
         ("[delivery]\nmax_in_flight = 5\nmax_in_flight_per_webhook = 6", "delivery.max_in_flight_per_webhook"),
@@ -362,6 +363,17 @@ def test_a_password_in_a_variable_is_never_shown() -> None:
     found = faults(None, environment)
     assert ["BISD_DATABASE_DNS", "database.dsn"] == keys(found)
     assert not [fault for fault in found if HIDDEN in fault]
+
+
+@pytest.mark.parametrize("master", ["5A" * 32, "A1" * 21 + "A="])
+@pytest.mark.parametrize("text", ["master_file = '{}'", "master_file = ['{}']", "retired_files = ['{}']", "master = '{}'"])
+def test_a_master_key_is_never_shown(write: Write, text: str, master: str) -> None:
+    """Written where the name of its file belongs, a master key is refused and not repeated."""
+    found = faults(write("[keys]\n" + text.format(master)))
+    assert ([text.partition(" ")[0]], []) == (
+        [key.split(".")[1] for key in keys(found)],
+        [fault for fault in found if master in fault],
+    )
 
 
 @pytest.mark.parametrize(
