@@ -4,12 +4,15 @@ makes the socket, which sees literal addresses too."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from time import monotonic
 
+import aiodns
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
@@ -34,10 +37,24 @@ _SPECIAL = [
 _GLOBAL_IPV6 = ip_network("2000::/3")
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
 _MAX_ANSWERS = 32
+# What a resolver that works says of a name that does not.
+_NO_SUCH_NAME = {
+    aiodns.error.ARES_ENOTFOUND,
+    aiodns.error.ARES_ENODATA,
+    aiodns.error.ARES_ENONAME,
+    aiodns.error.ARES_EBADNAME,
+    aiodns.error.ARES_EFORMERR,
+}
+# Without an answer to any name for so many seconds, it is not the name.
+_SILENCE = 30.0
 
 
 class AddressRefused(OSError):
     """The address may not be reached. An OSError, so that aiohttp treats it as a connection that failed."""
+
+
+class ResolverSilent(OSError):
+    """No name has been answered for a while: our resolver is at fault, or the way to it, and not the name."""
 
 
 class Egress:
@@ -99,14 +116,17 @@ class Egress:
 
 
 class GuardedResolver(AbstractResolver):
-    """Resolves by c-ares, without a thread; one forbidden answer condemns the name."""
+    """Resolves by c-ares, without a thread, in `patience` seconds; one forbidden answer condemns the name."""
 
-    def __init__(self, egress: Egress, inner: AbstractResolver) -> None:
+    def __init__(self, egress: Egress, inner: AbstractResolver, patience: float) -> None:
         self._egress = egress
         self._inner = inner
+        self._patience = patience
+        self._answered_at = float("-inf")
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        answers = await self._inner.resolve(host, port, family)
+        """Raises AddressRefused, ResolverSilent, or OSError where the name is at fault."""
+        answers = await self._ask(host, port, family)
         if len(answers) > _MAX_ANSWERS:
             raise AddressRefused("too many addresses")
         for answer in answers:
@@ -114,13 +134,27 @@ class GuardedResolver(AbstractResolver):
                 raise AddressRefused("address not permitted")
         return answers
 
+    async def _ask(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+        try:
+            async with asyncio.timeout(self._patience):
+                answers = await self._inner.resolve(host, port, family)
+        except OSError as fault:
+            cause = fault.__cause__
+            if isinstance(cause, aiodns.error.DNSError) and cause.args[0] in _NO_SUCH_NAME:
+                self._answered_at = monotonic()
+            elif monotonic() - self._answered_at > _SILENCE:
+                raise ResolverSilent("no answer to any name") from None
+            raise OSError("the name cannot be resolved") from None
+        self._answered_at = monotonic()
+        return answers
+
     async def close(self) -> None:
         await self._inner.close()
 
 
-def resolver(egress: Egress) -> GuardedResolver:
+def resolver(egress: Egress, patience: float) -> GuardedResolver:
     """Needs a running loop. Its own channel: aiohttp's shared one reads resolv.conf once and for ever."""
-    return GuardedResolver(egress, aiohttp.AsyncResolver(timeout=2, tries=2))
+    return GuardedResolver(egress, aiohttp.AsyncResolver(timeout=2, tries=2), patience)
 
 
 def _within(address: _Address, networks: Sequence[IPv4Network | IPv6Network]) -> bool:

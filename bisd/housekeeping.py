@@ -1,4 +1,4 @@
-"""Housekeeping: partitions of the coming days are made ahead, those past retention dropped whole."""
+"""Housekeeping: partitions of the coming days are made ahead, those past retention dropped whole; keys are sealed."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from collections.abc import Awaitable, Callable
 
 from bisd import db, log
 from bisd.config import RetentionConfig
+from bisd.keyring import Keyring
+from bisd.sealing import seal_accounts
 
 _EVERY = 3600.0
+_SEAL_EVERY = 60.0
 _DAYS_AHEAD = 7
 
 
 class Housekeeping:
-    def __init__(self, connect: Callable[[], Awaitable[db.Connection]], retention: RetentionConfig) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[db.Connection]], retention: RetentionConfig, keyring: Keyring) -> None:
         self._connect = connect
         self._retention = retention
+        self._keyring = keyring
         self._log = log.get()
 
     async def run(self) -> None:
@@ -28,6 +32,24 @@ class Housekeeping:
                 self._log.warning(log.Event.HOUSEKEEPING_PUT_OFF, error=type(fault).__name__)
             await asyncio.sleep(_EVERY)
 
+    async def seal(self) -> None:
+        """Once a minute, until cancelled: SQL that makes or rotates a key has no master key to seal it with."""
+        while self._keyring.has_master:
+            try:
+                await self._seal()
+            except db.ANY as fault:
+                self._log.warning(log.Event.HOUSEKEEPING_PUT_OFF, error=type(fault).__name__)
+            await asyncio.sleep(_SEAL_EVERY)
+
+    async def _seal(self) -> None:
+        connection = await self._connect()
+        try:
+            sealing = await seal_accounts(connection, self._keyring, rewrap=False)
+            if sealing.keys:
+                self._log.info(log.Event.KEYS_SEALED, count=sealing.keys)
+        finally:
+            connection.terminate()
+
     async def _keep(self) -> None:
         connection = await self._connect()
         try:
@@ -38,5 +60,6 @@ class Housekeeping:
                 dropped = [row[0] for row in await connection.fetch(db.query("drop_partitions"), table, age)]
                 if dropped:
                     self._log.info(log.Event.PARTITIONS_DROPPED, names=dropped)
+            await connection.execute(db.query("forget"), self._retention.attempts)
         finally:
             connection.terminate()

@@ -8,29 +8,42 @@ and the next session begins anew: listen, look, take shards, read what is owed.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
+
+import asyncpg
 
 from bisd import db, log
 from bisd.clock import Clock
 from bisd.delivery.arrival import Arrival, Arrivals, Cadence
-from bisd.delivery.lane import BEGINNING, END, Lanes
+from bisd.delivery.lane import BEGINNING, END
+from bisd.errors import KeyUnreadableError
 from bisd.fleet import Fleet, mask
-from bisd.model import SHARDS, Delivery, Webhook
+from bisd.keyring import Keyring
+from bisd.lanes import Lanes
+from bisd.model import SHARDS, Delivery, Standing, Webhook
 
 _TEND_EVERY = 2.0
 _REFILL_ROWS = 1000
 _CHANNEL = "bisd"
+_STANDING = len(Standing._fields)
 
 
 class Intake:
     """Keeps a session going for as long as it runs. `wake` is called when lanes may have something to send."""
 
     def __init__(
-        self, connect: Callable[[], Awaitable[db.Connection]], lanes: Lanes, clock: Clock, wake: Callable[[], None]
+        self,
+        connect: Callable[[], Awaitable[db.Connection]],
+        keyring: Keyring,
+        lanes: Lanes,
+        clock: Clock,
+        wake: Callable[[], None],
     ) -> None:
         self.ready = asyncio.Event()
         self._connect = connect
+        self._keyring = keyring
         self._lanes = lanes
         self._clock = clock
         self._wake = wake
@@ -51,7 +64,7 @@ class Intake:
     async def _serve(self) -> None:
         connection = await self._connect()
         try:
-            session = Session(connection, self._lanes, self._clock, self._wake, self._stir)
+            session = Session(connection, self._keyring, self._lanes, self._clock, self._wake, self._stir)
             await session.begin()
             if self._lost:
                 self._lost = False
@@ -76,9 +89,16 @@ class Session:
     """One connection's life."""
 
     def __init__(
-        self, connection: db.Connection, lanes: Lanes, clock: Clock, wake: Callable[[], None], stir: asyncio.Event
+        self,
+        connection: db.Connection,
+        keyring: Keyring,
+        lanes: Lanes,
+        clock: Clock,
+        wake: Callable[[], None],
+        stir: asyncio.Event,
     ) -> None:
         self._connection = connection
+        self._keyring = keyring
         self._lanes = lanes
         self._wake = wake
         self._stir = stir
@@ -147,12 +167,16 @@ class Session:
             rows = await self._connection.fetch(db.query("owing"), mask(shards))
             for webhook in await self._webhooks([row["webhook_id"] for row in rows]):
                 self._lanes.put(webhook, BEGINNING)
+            await self._test_owed(mask(shards))
 
     async def _look(self) -> None:
         self._lanes.begin_read()
         arrivals = await self._arrival.look(mask(self._open))
         await self._open_lanes(arrivals)
         self._lanes.arrive(arrivals.deliveries)
+        await self._test(arrivals.tests)
+        if arrivals.overflowed:
+            await self._test_owed(mask(self._open))
         for webhook_id, due_at in arrivals.overflowed.items():
             self._lanes.reread(webhook_id, due_at)
 
@@ -164,6 +188,19 @@ class Session:
         if wanted:
             for webhook in await self._webhooks(list(wanted)):
                 self._lanes.put(webhook, BEGINNING if webhook.id in changed else END)
+
+    async def _test_owed(self, shards: int) -> None:
+        """The tests that the table holds."""
+        self._lanes.begin_read()
+        await self._test([Delivery(*row) for row in await self._connection.fetch(db.query("tests"), shards)])
+
+    async def _test(self, tests: list[Delivery]) -> None:
+        if tests:
+            webhooks = {webhook.id: webhook for webhook in await self._webhooks([test.webhook_id for test in tests])}
+            for test in tests:
+                webhook = webhooks.get(test.webhook_id)
+                if webhook is not None and webhook.api_key:
+                    self._lanes.test(webhook, test)
 
     async def _refill(self) -> None:
         asked = self._lanes.hungry(_REFILL_ROWS)
@@ -177,8 +214,26 @@ class Session:
             [lane.horizon[1] for lane, _ in asked],
             [room for _, room in asked],
             self._lanes.window.octets,
+            [lane.webhook.ordered for lane, _ in asked],
         )
         self._lanes.refill(asked, [Delivery(*row) for row in rows])
 
     async def _webhooks(self, ids: list[int]) -> list[Webhook]:
-        return [Webhook(*row) for row in await self._connection.fetch(db.query("webhooks"), ids)] if ids else []
+        return [self._webhook(row) for row in await self._connection.fetch(db.query("webhooks"), ids)] if ids else []
+
+    def _webhook(self, row: asyncpg.Record) -> Webhook:
+        """A row of queries/webhooks.sql, its keys opened. What no key can sign is held, and nobody's failure."""
+        *own, headers, resumed_at = row[:-_STANDING]
+        webhook = Webhook._make([*own, headers and json.loads(headers), resumed_at, Standing._make(row[-_STANDING:])])
+        api_key = self._unsealed(webhook, webhook.api_key)
+        previous = webhook.previous_api_key and self._unsealed(webhook, webhook.previous_api_key)
+        if api_key is None:
+            return webhook._replace(live=False, api_key="", previous_api_key=None)
+        return webhook._replace(api_key=api_key, previous_api_key=previous)
+
+    def _unsealed(self, webhook: Webhook, stored: str) -> str | None:
+        try:
+            return self._keyring.open(webhook.account_id, stored)
+        except KeyUnreadableError:
+            self._log.error(log.Event.KEY_UNREADABLE, account_id=webhook.account_id, webhook_id=webhook.id)
+            return None

@@ -28,6 +28,9 @@ class Event(StrEnum):
     SHARDS_TAKEN = "shards_taken"  # count, held, members
     SHARDS_RELEASED = "shards_released"  # count, held, members
     ATTEMPT_FAILED = "attempt_failed"  # webhook_id, event_id, number, verdict, status, code
+    KEY_UNREADABLE = "key_unreadable"  # account_id, webhook_id
+    KEYS_SEALED = "keys_sealed"  # count
+    WEBHOOK_DEACTIVATED = "webhook_deactivated"  # webhook_id, reason
     WRITEBACK_FENCED = "writeback_fenced"  # count
     INTERNAL_FAULT = "internal_fault"  # error, where
     PARTITIONS_MADE = "partitions_made"  # count

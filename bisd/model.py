@@ -8,14 +8,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
-from typing import ClassVar, NamedTuple
+from enum import Enum, StrEnum
+from typing import ClassVar, NamedTuple, assert_never
 
 SHARDS = 64
 
 
 def shard_of(webhook_id: int) -> int:
     return webhook_id % SHARDS
+
+
+class Standing(NamedTuple):
+    """How a webhook is doing, as its row says: the first failure since its last success, how many there were since, at how many
+    percent of the way to its deactivation the owner was warned; and if it is parked, when it is probed next, and how many
+    probes have failed."""
+
+    failing_since: datetime | None = None
+    failures: int = 0
+    warned: int = 0
+    next_probe_at: datetime | None = None
+    probes: int = 0
+
+
+WELL = Standing()
 
 
 class Webhook(NamedTuple):
@@ -30,6 +45,13 @@ class Webhook(NamedTuple):
     max_in_flight: int | None
     live: bool
     """Switched on, and the account's plan includes webhooks."""
+    ordered: bool = False
+    rate: float | None = None
+    headers: dict[str, str] | None = None
+    """Its own, besides ours; None: it has none."""
+    resumed_at: datetime | None = None
+    """When it was last switched on."""
+    standing: Standing = WELL
 
 
 class Delivery(NamedTuple):
@@ -45,6 +67,7 @@ class Delivery(NamedTuple):
     topic: str
     body: bytes
     size: int
+    test: bool = False
 
 
 class Message(NamedTuple):
@@ -68,6 +91,8 @@ class Code(StrEnum):
     REFUSED_URL = "refused_url"
     BODY_TOO_BIG = "body_too_big"
     EVENT_GONE = "event_gone"
+    RESOLVER = "resolver"
+    NETWORK = "network"
     INTERNAL = "internal"
 
 
@@ -102,7 +127,13 @@ class Refusal(NamedTuple):
     code: Code
 
 
-Answer = Response | NoResponse | Refusal
+class Fault(NamedTuple):
+    """We could not POST, or not to the end, by a fault of our own: the receiver is not to blame."""
+
+    code: Code
+
+
+Answer = Response | NoResponse | Refusal | Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +148,15 @@ class Retry:
     """Not taken; to be tried again at `due_at`."""
 
     word: ClassVar[str] = "retry"
+
+    due_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Postponed:
+    """Not sent, by a fault of our own: to be tried at `due_at`, and nothing is counted."""
+
+    word: ClassVar[str] = "postponed"
 
     due_at: datetime
 
@@ -143,7 +183,20 @@ class Refused:
 
 
 # `word` is the verdict as the database, the log and the command line spell it.
-Verdict = Delivered | Retry | GaveUp | Expired | Refused
+Verdict = Delivered | Retry | Postponed | GaveUp | Expired | Refused
+
+
+class Took(Enum):
+    """What an attempt says of the receiver."""
+
+    YES = "yes"
+    NO = "no"
+    GONE = "gone"
+    """It will never take anything again (410)."""
+    UNKNOWN = "unknown"
+    """Nothing: it was not asked."""
+    OURS = "ours"
+    """Nothing: the fault was ours."""
 
 
 class Outcome(NamedTuple):
@@ -153,3 +206,15 @@ class Outcome(NamedTuple):
     attempted_at: datetime
     answer: Answer | None
     verdict: Verdict
+
+    def owed(self) -> Delivery | None:
+        """The delivery as it is owed from now on; None: it is settled."""
+        match self.verdict:
+            case Retry(due_at=due_at):
+                return self.delivery._replace(attempts=self.delivery.attempts + 1, due_at=due_at)
+            case Postponed(due_at=due_at):
+                return self.delivery._replace(due_at=due_at)
+            case Delivered() | GaveUp() | Expired() | Refused():
+                return None
+            case _:
+                assert_never(self.verdict)

@@ -10,14 +10,16 @@ import asyncpg
 from bisd import __version__, db, log, migrate, systemd
 from bisd.clock import Clock
 from bisd.config import Config
-from bisd.delivery.lane import Lanes
 from bisd.delivery.post import Post
 from bisd.delivery.verdict import Policy
 from bisd.delivery.writeback import Writeback
 from bisd.errors import ConfigurationError, ServerUnfitError
+from bisd.health import Limits
 from bisd.housekeeping import Housekeeping
 from bisd.intake import Intake
-from bisd.model import Outcome, Retry
+from bisd.keyring import Keyring
+from bisd.lanes import Lanes
+from bisd.model import Outcome
 from bisd.worker import Worker, Workers
 
 
@@ -27,10 +29,12 @@ class Service:
     def __init__(self, config: Config, dsn: str) -> None:
         self._config = config
         self._dsn = dsn
-        self._lanes = Lanes(config.delivery.max_in_flight_per_webhook)
+        limits = Limits(config.deactivation.failing_for, config.deactivation.min_attempts)
+        self._lanes = Lanes(config.delivery.max_in_flight_per_webhook, limits)
+        self._keyring = Keyring(config.keys)
         self._clock = Clock()
         self._writeback = Writeback(self._connect, self._written)
-        self._intake = Intake(self._connect, self._lanes, self._clock, self._wake)
+        self._intake = Intake(self._connect, self._keyring, self._lanes, self._clock, self._wake)
         self._workers: Workers | None = None
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
@@ -51,17 +55,18 @@ class Service:
             return
         async with Post(self._config.delivery, self._config.egress) as post, asyncio.TaskGroup() as loops:
             policy = Policy(self._config.delivery, self._config.retry)
-            worker = Worker(post, policy, self._writeback, self._clock)
+            worker = Worker(self._lanes, post, policy, self._writeback, self._clock)
             self._workers = Workers(
                 worker, self._lanes, self._clock, loops, self._config.delivery.max_in_flight, self._intake.refill
             )
-            housekeeping = Housekeeping(self._connect, self._config.retention)
+            housekeeping = Housekeeping(self._connect, self._config.retention, self._keyring)
             tasks = [
                 loops.create_task(loop(), name=name)
                 for name, loop in (
                     ("intake", self._intake.run),
                     ("writeback", self._writeback.run),
                     ("housekeeping", housekeeping.run),
+                    ("sealing", housekeeping.seal),
                     ("announce", self._announce),
                 )
             ]
@@ -131,13 +136,13 @@ class Service:
 
     def _written(self, outcomes: list[Outcome], fenced: set[tuple[int, int]]) -> None:
         """What the lanes must know of a batch that is in the database."""
-        for delivery, _, _, verdict in outcomes:
-            due_at = verdict.due_at if isinstance(verdict, Retry) else None
+        for outcome in outcomes:
+            delivery = outcome.delivery
             if (delivery.webhook_id, delivery.event_id) in fenced:
                 self._lanes.written(delivery, None)
                 self._lanes.reread(delivery.webhook_id, delivery.owed_since)
             else:
-                self._lanes.written(delivery, due_at)
+                self._lanes.written(delivery, outcome.owed())
         self._wake()
 
 

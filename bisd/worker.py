@@ -8,24 +8,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import assert_never
 
 from bisd import log
 from bisd.clock import Clock
-from bisd.delivery.lane import Lanes, Turn
 from bisd.delivery.message import compose
 from bisd.delivery.post import Post
 from bisd.delivery.verdict import Policy
 from bisd.delivery.writeback import Writeback
+from bisd.lanes import Lanes, Turn
 from bisd.model import (
     Answer,
     Code,
-    Delivered,
     Delivery,
     Expired,
+    Fault,
     NoResponse,
     Outcome,
+    Refusal,
     Response,
-    Timings,
+    Took,
     Verdict,
 )
 
@@ -35,41 +37,59 @@ _IDLE_WORKERS = 64
 class Worker:
     """message, post, verdict, writeback."""
 
-    def __init__(self, post: Post, policy: Policy, writeback: Writeback, clock: Clock) -> None:
+    def __init__(self, lanes: Lanes, post: Post, policy: Policy, writeback: Writeback, clock: Clock) -> None:
+        self._lanes = lanes
         self._post = post
         self._policy = policy
         self._writeback = writeback
         self._clock = clock
         self._log = log.get()
 
-    async def deliver(self, turn: Turn) -> bool:
-        """One attempt; whether the receiver took it."""
+    async def deliver(self, turn: Turn) -> None:
+        """One attempt, and all that follows from it."""
         webhook, delivery, began = turn
         answer: Answer | None = None
         verdict: Verdict = Expired()
-        if not self._policy.lapsed(delivery, began):
+        ended = began
+        if not self._policy.lapsed(webhook, delivery, began):
             try:
                 answer = await self._post.send(compose(webhook, delivery, began))
-            except Exception as fault:  # the boundary: a fault of ours fails this attempt, never the daemon
+            except Exception as fault:  # the boundary: a fault of ours puts this delivery off, and never ends the daemon
                 self._log.error(log.Event.INTERNAL_FAULT, error=type(fault).__name__, where=log.place(fault))
-                answer = NoResponse(Code.INTERNAL, Timings(None, None, None, 0.0))
-            verdict = self._policy.judge(delivery, answer, self._clock.now())
+                answer = Fault(Code.INTERNAL)
+            ended = self._clock.now()
+            verdict = self._policy.judge(webhook, delivery, answer, ended)
         self._writeback.add(Outcome(delivery, began, answer, verdict))
-        if isinstance(verdict, Delivered):
-            return True
-        self._tell(delivery, answer, verdict)
-        return False
+        took = self._policy.took(answer)
+        if took is not Took.YES:
+            self._tell(delivery, answer, verdict)
+        report = self._lanes.finish(delivery, took, ended, _error(answer))
+        if report is not None:
+            self._writeback.report(report)
 
     def _tell(self, delivery: Delivery, answer: Answer | None, verdict: Verdict) -> None:
         self._log.info(
             log.Event.ATTEMPT_FAILED,
             webhook_id=delivery.webhook_id,
             event_id=delivery.event_id,
-            number=None if answer is None else delivery.attempts + 1,
+            number=delivery.attempts + 1 if isinstance(answer, Response | NoResponse) else None,
             verdict=verdict.word,
             status=answer.status if isinstance(answer, Response) else None,
             code=None if answer is None or isinstance(answer, Response) else answer.code,
         )
+
+
+def _error(answer: Answer | None) -> str:
+    """In a word: the status, or the code."""
+    match answer:
+        case Response(status=status):
+            return f"status {status}"
+        case NoResponse(code=code) | Refusal(code=code) | Fault(code=code):
+            return code.value
+        case None:
+            return ""
+        case _:
+            assert_never(answer)
 
 
 class Workers:
@@ -127,8 +147,7 @@ class Workers:
 
     async def _work(self, turn: Turn | None) -> None:
         while turn is not None:
-            taken = await self._worker.deliver(turn)
-            self._lanes.finish(turn.delivery, taken)
+            await self._worker.deliver(turn)
             turn = self._next() or await self._wait()
 
     def _next(self) -> Turn | None:

@@ -14,9 +14,10 @@ FILES = sorted((ROOT / "bisd").rglob("*.py"))
 # From the ground floor up; a module imports only from floors below its own.
 FLOORS = [
     {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd"},
-    {"bisd.config", "bisd.embedded"},
-    {"bisd.db", "bisd.egress", "bisd.client"},
-    {"bisd.delivery", "bisd.migrate", "bisd.insight", "bisd.control", "bisd.fleet"},
+    {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace"},
+    {"bisd.db", "bisd.egress", "bisd.client", "bisd.keyring"},
+    {"bisd.delivery", "bisd.migrate", "bisd.insight", "bisd.control", "bisd.fleet", "bisd.sealing"},
+    {"bisd.lanes", "bisd.check"},
     {"bisd.intake", "bisd.worker", "bisd.housekeeping"},
     {"bisd.service", "bisd.receiver"},
     {"bisd.demo"},

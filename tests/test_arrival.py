@@ -141,8 +141,8 @@ async def test_more_than_a_look_reads(most: int, most_octets: int, shop: Shop, c
             for _ in range(number):
                 await shop.connection.execute("select bisd.emit($1, $2, '{}')", shop.account_id, topic)
     due_at = await shop.connection.fetchval("select min(due_at) from bisd.delivery")
-    assert await arrival.look(ALL_SHARDS) == Arrivals([], [], {first: due_at, second: due_at})
-    assert await arrival.look(ALL_SHARDS) == Arrivals([], [], {})
+    assert await arrival.look(ALL_SHARDS) == Arrivals([], [], [], {first: due_at, second: due_at})
+    assert await arrival.look(ALL_SHARDS) == Arrivals([], [], [], {})
 
 
 async def test_changes_of_webhooks_arrive(shop: Shop, connection: db.Connection) -> None:
@@ -190,6 +190,7 @@ async def test_plans_do_not_depend_on_statistics(analyzed: bool, shop: Shop, con
     await shop.notify(20_000)
     arrival = await _arrival(connection)
     await shop.notify(3)
+    tests = {await shop.connection.fetchval("select bisd.send_test(1)") for _ in range(2)}
     if analyzed:
         await connection.execute("analyze bisd.delivery, bisd.event, bisd.webhook")
     look = await _plan(connection, "look", arrival.snapshot.text, ALL_SHARDS, 1000, 1 << 20)
@@ -198,18 +199,63 @@ async def test_plans_do_not_depend_on_statistics(analyzed: bool, shop: Shop, con
     overflow = await _plan(connection, "overflow", arrival.snapshot.text, ALL_SHARDS)
     assert "Seq Scan" not in overflow
     horizon = await connection.fetchval("select min(due_at) from bisd.delivery")
-    refill = await _plan(connection, "refill", [1], [horizon], [0], [10], 1 << 20)
-    assert "Seq Scan" not in refill
-    assert "using delivery_lane" in refill
+    for ordered, index in ((False, "delivery_lane"), (True, "delivery_pkey")):
+        refill = await _plan(connection, "refill", [1], [horizon], [0], [10], 1 << 20, [ordered])
+        assert "Seq Scan" not in refill
+        assert "Sort" not in refill
+        assert [index] == [line.partition(" using ")[2].split()[0] for line in _scans_of_delivery(refill)]
+        assert max(_rows_of_delivery(refill)) <= 11  # the sum of octets reads one ahead
+    owed = await _plan(connection, "tests", ALL_SHARDS)
+    assert "Seq Scan" not in owed
+    assert _rows_of_delivery(owed) == [len(tests)]
     assert "Seq Scan on delivery" not in await _plan(connection, "owing", ALL_SHARDS)
-    assert max(_rows_of_delivery(look)) <= 3
-    assert max(_rows_of_delivery(refill)) <= 11  # the sum of octets reads one ahead
+    assert max(_rows_of_delivery(look)) <= 5
+
+
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_a_long_failure_is_counted_by_index_and_no_further_than_asked(
+    analyzed: bool, shop: Shop, connection: db.Connection
+) -> None:
+    """To know how often a webhook has failed, 1,000 of the 10,000 attempts behind it are read, and none of anybody else's,
+    with no statistics or fresh ones."""
+    await connection.execute("alter table bisd.attempt_default set (autovacuum_enabled = off)")
+    for topic in ("a", "b"):
+        await shop.subscribe(topic, "https://example.com/")
+    await shop.connection.execute(_FAILURES)
+    if analyzed:
+        await connection.execute("analyze bisd.attempt, bisd.webhook, bisd.account")
+    row = (await connection.fetch(db.query("webhooks"), [1]))[0]
+    plan = await _plan(connection, "webhooks", [1])
+    assert row["failures"] == 1000
+    assert "Seq Scan" not in plan
+    attempts = [line for line in plan.splitlines() if " on attempt" in line]
+    assert [] == [line for line in attempts if "webhook_id_attempted_at_idx on " not in line]
+    assert sum(_rows(attempts)) == 1000
+
+
+# Two webhooks' attempts of two days, all failed. Tests and what was put off count for nothing, and there are some.
+_FAILURES = """
+    with failed as (
+        insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, due_at, test)
+        select n, 1 + n % 2, now() - n * interval '8 s', now(), case when n % 7 > 0 then 1 end, 'retry', 500, now(), n % 5 = 0
+        from generate_series(1, 20000) n
+    )
+    update bisd.webhook set failing_since = now() - interval '2 days', failures = 3
+"""
+
+
+def _scans_of_delivery(plan: str) -> list[str]:
+    """The scans of the table that were carried out."""
+    return [line for line in plan.splitlines() if " on delivery" in line and "never executed" not in line]
 
 
 def _rows_of_delivery(plan: str) -> list[int]:
     """How many rows each scan of the table delivered."""
-    lines = [line for line in plan.splitlines() if "on delivery" in line]
-    return [int(float(line.split("rows=")[1].split()[0].rstrip(")"))) for line in lines]
+    return _rows(_scans_of_delivery(plan))
+
+
+def _rows(scans: list[str]) -> list[int]:
+    return [int(float(line.split("rows=")[1].split()[0].rstrip(")"))) for line in scans if "rows=" in line]
 
 
 async def test_a_transaction_left_open_costs_the_look_nothing(shop: Shop, connect: Connect, connection: db.Connection) -> None:

@@ -6,12 +6,11 @@ import socket
 from ipaddress import IPv4Address, ip_address, ip_network
 
 import pytest
-from aiohttp.abc import AbstractResolver, ResolveResult
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bisd.config import EgressConfig
-from bisd.egress import AddressRefused, Egress, GuardedResolver
+from bisd.egress import AddressRefused, Egress
 from bisd.errors import UrlRefusedError
 
 DEFAULT = Egress(EgressConfig())
@@ -321,56 +320,6 @@ def test_special_ranges_are_refused_to_their_very_edges(first: str, last: str) -
     assert (False, False) == (DEFAULT.permits(low), DEFAULT.permits(high))
     outside = [type(low)(number) for number in (int(low) - 1, int(high) + 1) if 0 < number < 2**low.max_prefixlen]
     assert [True] * len(outside) == [DEFAULT.permits(address) for address in outside]
-
-
-class Answers(AbstractResolver):
-    """A name server that answers as it is told."""
-
-    def __init__(self, *addresses: str) -> None:
-        self.closed = False
-        self._addresses = addresses
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET) -> list[ResolveResult]:
-        return [
-            ResolveResult(hostname=host, host=address, port=port, family=family, proto=0, flags=0)
-            for address in self._addresses
-        ]
-
-    async def close(self) -> None:
-        self.closed = True
-
-
-@pytest.mark.parametrize("answers", [(), (PUBLIC,), (PUBLIC, "2606:4700::1111"), (PUBLIC,) * 32])
-async def test_permitted_answers_are_passed_on_unchanged(answers: tuple[str, ...]) -> None:
-    """All answers of a name that only has public ones, in their order."""
-    resolved = await GuardedResolver(DEFAULT, Answers(*answers)).resolve("example.com", 443)
-    assert list(answers) == [answer["host"] for answer in resolved]
-    assert {443} >= {answer["port"] for answer in resolved}
-
-
-@pytest.mark.parametrize(
-    "answers",
-    [
-        ("127.0.0.1",),
-        (PUBLIC, "10.0.0.1"),
-        ("10.0.0.1", PUBLIC),
-        (PUBLIC, "169.254.169.254", "2606:4700::1111"),
-        (PUBLIC, "::ffff:8.8.8.8"),
-        ("fe80::1%eth0",),
-        (PUBLIC,) * 33,
-    ],
-)
-async def test_one_forbidden_answer_condemns_the_name(answers: tuple[str, ...]) -> None:
-    """Not even the public addresses of such a name are dialled: somebody tries something."""
-    with pytest.raises(AddressRefused):
-        await GuardedResolver(DEFAULT, Answers(*answers)).resolve("example.com", 443)
-
-
-async def test_closing_closes_the_inner_resolver() -> None:
-    """Nothing leaks."""
-    inner = Answers()
-    await GuardedResolver(DEFAULT, inner).close()
-    assert inner.closed is True
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "::1", "fe80::1%1", "::ffff:127.0.0.1", "169.254.169.254"])

@@ -1,302 +1,34 @@
-"""The lane: what is owed is sent in its turn, once at a time, and nothing of it is ever lost from sight.
-
-The state machine plays the rest of bisd around the real lanes: the table, the looks and refills of intake.py, the sends and
-write-backs of worker.py and writeback.py. As in the daemon, looks and refills never overlap; all else goes on all the time.
-"""
+"""A lane by example: order, turns, limits, the line of an ordered webhook, probes, tests. In any order: test_lanes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
-
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from bisd.delivery.lane import BEGINNING, END, Lane, Lanes
-from bisd.model import SHARDS, Delivery, Webhook
+from bisd.delivery.lane import BEGINNING, END, Lane
+from bisd.health import Limits
+from bisd.lanes import Lanes
+from bisd.model import Delivery, Standing, Took, Webhook
+from tests.support.table import START, delivery, seconds, webhook
+from tests.test_lanes import LaneMachine
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-CEILING, WINDOW, BUDGET = 3, 4, 20
-IDS = (1, 2, 65)  # 1 and 65 share a shard
-
-Key = tuple[int, int]
+LIMITS = Limits(failing_for=seconds(3600), min_attempts=10)
 
 
-def seconds(number: float) -> timedelta:
-    return timedelta(seconds=number)
-
-
-def webhook(number: int, *, live: bool = True, most: int | None = None) -> Webhook:
-    return Webhook(number, 1, "https://example.com/", "k" * 16, None, None, most, live)
-
-
-def delivery(webhook_id: int, event_id: int, due: float = 0) -> Delivery:
-    """Due so many seconds after START."""
-    due_at = START + seconds(due)
-    return Delivery(webhook_id, event_id, START, due_at, due_at, 0, "t", b"{}", 2)
-
-
-class Table:
-    """What PostgreSQL would hold: the deliveries owed, the webhooks, and since which commit each has been as it is."""
-
-    def __init__(self) -> None:
-        self.webhooks = {number: webhook(number) for number in IDS}
-        self.rows: dict[Key, Delivery] = {}
-        self.commits = 0
-        self._arrived: dict[Key, int] = {}
-        self._changed: dict[int, int] = {}
-
-    def put(self, row: Delivery) -> None:
-        """Inserts, or updates with a new transaction id ('deliver now'): either way it arrives."""
-        self.commits += 1
-        self._arrived[row.webhook_id, row.event_id] = self.commits
-        self.rows[row.webhook_id, row.event_id] = row
-
-    def change(self, row: Webhook) -> None:
-        self.commits += 1
-        self._changed[row.id] = self.commits
-        self.webhooks[row.id] = row
-
-    def settle(self, row: Delivery, due_at: datetime | None) -> None:
-        """queries/settle.sql: the transaction id stays, so this arrives nowhere."""
-        key = row.webhook_id, row.event_id
-        if due_at is None:
-            del self.rows[key]
-        else:
-            self.rows[key] = self.rows[key]._replace(attempts=row.attempts + 1, due_at=due_at)
-
-    def since(self, commit: int) -> tuple[list[Delivery], set[int]]:
-        rows = [row for key, row in self.rows.items() if self._arrived[key] > commit]
-        return rows, {number for number, at in self._changed.items() if at > commit}
-
-    def refill(self, asked: Iterable[tuple[Lane, int]]) -> list[Delivery]:
-        """queries/refill.sql"""
-        found: list[Delivery] = []
-        for lane, room in asked:
-            owed = [(row.due_at, row.event_id, row) for row in self.rows.values() if row.webhook_id == lane.webhook.id]
-            found += [row for *key, row in sorted(owed) if tuple(key) >= lane.horizon][:room]
-        return found
-
-
-class Sent(NamedTuple):
-    delivery: Delivery
-    due_at: datetime | None = None  # when it is owed again, once it is settled
-
-
-class LaneMachine(RuleBasedStateMachine):
-    """Whatever happens in whatever order: nothing is sent twice, before its time, or never."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lanes = Lanes(CEILING, WINDOW, BUDGET)
-        self.table = Table()
-        self.now = START
-        self.looked = self.events = 0
-        self.connected = True
-        self.reading: Callable[[], None] | None = None
-        self.told: dict[int, Webhook] = {}
-        self.flying, self.finished, self.settled = list[Sent](), list[Sent](), list[Sent]()
-        self.delivered: set[Key] = set()
-
-    @rule(number=st.sampled_from(IDS), due=st.lists(st.integers(-20, 20), min_size=1, max_size=12))
-    def insert(self, number: int, due: list[int]) -> None:
-        if self.table.webhooks[number].live:
-            for offset in due:
-                self.events += 1
-                due_at = self.now + seconds(offset)
-                self.table.put(Delivery(number, self.events, START, min(self.now, due_at), due_at, 0, "t", b"{}", 2))
-
-    @precondition(lambda self: self.table.rows)
-    @rule(data=st.data())
-    def deliver_now(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from(sorted(self.table.rows)))
-        row = self.table.rows[key]
-        if key not in self._busy_keys():  # what is being sent at this moment may as well keep its next due time
-            self.table.put(row._replace(due_at=min(row.due_at, self.now)))
-
-    @rule(number=st.sampled_from(IDS), live=st.booleans(), most=st.sampled_from((None, 1, 2)))
-    def change_webhook(self, number: int, live: bool, most: int | None) -> None:
-        self.table.change(webhook(number, live=live, most=most))
-
-    @rule(by=st.sampled_from((0.5, 1, 7, 30)))
-    def advance(self, by: float) -> None:
-        self.now += seconds(by)
-
-    @precondition(lambda self: not self.connected)
-    @rule()
-    def connect(self) -> None:
-        """The first snapshot, then lanes for what is owed."""
-        self.connected = True
-        self.looked = self.table.commits
-        for number in sorted({webhook_id for webhook_id, _ in self.table.rows}):
-            self._put(self.table.webhooks[number], BEGINNING)
-
-    @precondition(lambda self: self.connected)
-    @rule()
-    def lose_connection(self) -> None:
-        self.connected = False
-        self.reading = None
-        self.told.clear()
-        busy = {sent.delivery.webhook_id % SHARDS for sent in self._busy()}
-        assert busy == self.lanes.close(range(SHARDS))
-
-    @precondition(lambda self: self.connected and self.reading is None)
-    @rule(overflows=st.booleans())
-    def begin_look(self, overflows: bool) -> None:
-        self.lanes.begin_read()
-        rows, changed = self.table.since(self.looked)
-        self.looked = self.table.commits
-
-        def apply() -> None:
-            arrived = {row.webhook_id for row in rows}
-            for number in sorted(changed | {number for number in arrived if not self.lanes.known(number)}):
-                self._put(self.table.webhooks[number], BEGINNING if number in changed else END)
-            self.lanes.arrive([] if overflows else rows)
-            for number in sorted(arrived if overflows else ()):
-                self.lanes.reread(number, min(row.due_at for row in rows if row.webhook_id == number))
-
-        self.reading = apply
-
-    @precondition(lambda self: self.connected and self.reading is None)
-    @rule()
-    def begin_refill(self) -> None:
-        asked = self.lanes.hungry(1000)
-        self.lanes.begin_read()
-        rows = self.table.refill(asked)
-        self.reading = lambda: self.lanes.refill(asked, rows)
-
-    @precondition(lambda self: self.reading is not None)
-    @rule()
-    def end_reading(self) -> None:
-        reading, self.reading = self.reading, None
-        if reading is not None:
-            reading()
-
-    @rule(most=st.integers(1, 4))
-    def send(self, most: int) -> None:
-        for _ in range(most):
-            turn = self.lanes.next(self.now)
-            if turn is None:
-                break
-            sent = turn.delivery
-            key = sent.webhook_id, sent.event_id
-            assert key not in self.delivered
-            assert key not in self._busy_keys()
-            assert (self.table.rows[key].attempts, True) == (sent.attempts, sent.due_at <= self.now)
-            assert (self.told.get(sent.webhook_id), True) == (turn.webhook, turn.webhook.live)
-            self.flying.append(Sent(sent))
-            assert self._in_flight(sent.webhook_id) <= (turn.webhook.max_in_flight or CEILING)
-
-    @precondition(lambda self: self.flying)
-    @rule(which=st.integers(0, 100), wait=st.sampled_from((None, None, 0, 5, 60)))
-    def finish(self, which: int, wait: int | None) -> None:
-        """An attempt ended; the receiver took it, or it is to be tried again after `wait` seconds."""
-        sent = self.flying.pop(which % len(self.flying))
-        self.lanes.finish(sent.delivery, wait is None)
-        self.finished.append(sent._replace(due_at=None if wait is None else self.now + seconds(wait)))
-
-    @precondition(lambda self: self.finished)
-    @rule()
-    def settle(self) -> None:
-        """The write-back is committed; the daemon has not heard so yet."""
-        sent = self.finished.pop(0)
-        self.table.settle(sent.delivery, sent.due_at)
-        if sent.due_at is None:
-            self.delivered.add((sent.delivery.webhook_id, sent.delivery.event_id))
-        self.settled.append(sent)
-
-    @precondition(lambda self: self.settled)
-    @rule(fenced=st.booleans())
-    def hear(self, fenced: bool) -> None:
-        """The daemon hears what was written; `fenced`: an answer was lost, and the repeated batch changed nothing."""
-        sent = self.settled.pop(0)
-        if fenced:
-            self.lanes.written(sent.delivery, None)
-            self.lanes.reread(sent.delivery.webhook_id, sent.delivery.owed_since)
-        else:
-            self.lanes.written(sent.delivery, sent.due_at)
-
-    @invariant()
-    def memory_is_bounded(self) -> None:
-        for number, lane in self.lanes._lanes.items():
-            retried = sum(row.webhook_id == number and row.attempts > 0 for row in self.table.rows.values())
-            assert len(lane) <= 2 * WINDOW + retried
-
-    @precondition(lambda self: self.connected)
-    @rule()
-    def catch_up(self) -> None:
-        """When everything has been looked at and read, a webhook with nothing in flight has nothing due."""
-        self._catch_up()
-        idle = {number for number, row in self.told.items() if row.live and not self._in_flight(number)}
-        late = {key for key, row in self.table.rows.items() if row.due_at <= self.now and key[0] in idle}
-        assert set() == late - self._busy_keys()
-
-    def teardown(self) -> None:
-        """Nothing is lost: whatever went before, everything owed to live webhooks is delivered in the end."""
-        if not self.connected:
-            self.connect()
-        for _ in range(len(self.table.rows) * 2 + 5):
-            self.now += seconds(100)
-            self._catch_up()
-            while self._busy():
-                self._write_back(None)
-        assert [] == [key for key in self.table.rows if self.table.webhooks[key[0]].live]
-        assert (0, False) == (self.lanes.in_flight, self.lanes.starving)
-
-    def _catch_up(self) -> None:
-        self.end_reading()
-        self._look()
-        self.send(1000)
-        while self.lanes.starving:
-            self._refill()
-            self.send(1000)
-
-    def _look(self) -> None:
-        self.begin_look(False)
-        self.end_reading()
-
-    def _refill(self) -> None:
-        self.begin_refill()
-        self.end_reading()
-
-    def _write_back(self, wait: int | None) -> None:
-        """Ends one attempt and all that follows from it; or what is left of one."""
-        if self.flying:
-            self.finish(0, wait)
-        if self.finished:
-            self.settle()
-        if self.settled:
-            self.hear(False)
-
-    def _put(self, row: Webhook, horizon: tuple[datetime, int]) -> None:
-        self.told[row.id] = row
-        self.lanes.put(row, horizon)
-
-    def _busy(self) -> list[Sent]:
-        return self.flying + self.finished + self.settled
-
-    def _busy_keys(self) -> set[Key]:
-        return {(sent.delivery.webhook_id, sent.delivery.event_id) for sent in self._busy()}
-
-    def _in_flight(self, number: int) -> int:
-        return sum(sent.delivery.webhook_id == number for sent in self.flying)
-
-
-LaneMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
-TestLaneMachine = LaneMachine.TestCase
-TestLaneMachine.pytestmark = [pytest.mark.timeout(600)]  # to find the shortest way to a fault takes its time
-
-
-def lanes_with(*rows: Delivery) -> Lanes:
+def lanes_with(*rows: Delivery, like: Webhook | None = None) -> Lanes:
     """Lanes that have taken these deliveries as they arrived."""
-    lanes = Lanes(ceiling=8, window=2000)
+    lanes = Lanes(ceiling=8, limits=LIMITS, window=2000)
     for number in {row.webhook_id for row in rows}:
-        lanes.put(webhook(number), END)
+        lanes.put((like or webhook(number))._replace(id=number), END)
     lanes.arrive(rows)
     return lanes
+
+
+def sent(lanes: Lanes, at: float = 0) -> list[int]:
+    """The events that go, so many seconds after START, until none does."""
+    events = []
+    while (turn := lanes.next(START + seconds(at))) is not None:
+        events.append(turn.delivery.event_id)
+    return events
 
 
 def test_lanes_take_turns() -> None:
@@ -311,28 +43,249 @@ def test_order_is_by_due_time_and_nothing_goes_before() -> None:
     """What is due first goes first, in whatever order it came, ties by id; the lanes say when there is something again."""
     due = {5: -1, 1: -2, 4: -3, 3: -3, 7: -2.5, 9: 10}
     lanes = lanes_with(*(delivery(1, event, offset) for event, offset in due.items()))
-    turns = [lanes.next(START) for _ in range(5)]
-    assert [3, 4, 7, 1, 5] == [turn.delivery.event_id for turn in turns if turn is not None]
+    assert [3, 4, 7, 1, 5] == sent(lanes)
     assert (None, START + seconds(10)) == (lanes.next(START + seconds(9.999999)), lanes.due())
     assert (webhook(1), delivery(1, 9, 10)) == (lanes.next(START + seconds(10)) or ())[:2]
 
 
+def test_order_of_an_ordered_lane_is_by_event() -> None:
+    """One at a time, by event id, whatever is due when and came when; one that is not due yet holds up those behind it."""
+    due = {5: -1, 1: -2, 4: -3, 3: 10, 7: -9}
+    lanes = lanes_with(*(delivery(1, event, offset) for event, offset in due.items()), like=webhook(1, ordered=True))
+    assert [1] == sent(lanes)
+    lanes.finish(delivery(1, 1, -2), Took.YES, START, "")
+    assert ([], START + seconds(10)) == (sent(lanes, 9.999999), lanes.due())
+    order = []
+    while events := sent(lanes, 10):
+        order += events
+        lanes.finish(delivery(1, events[0], due[events[0]]), Took.YES, START + seconds(10), "")
+    assert [3, 4, 5, 7] == order
+
+
+@pytest.mark.parametrize("took", [Took.NO, Took.UNKNOWN, Took.OURS])
+def test_what_fails_holds_up_an_ordered_lane_until_it_goes_again(took: Took) -> None:
+    """While its failure is being written back, and until its next due time: what comes after it waits behind it."""
+    first = delivery(1, 1)
+    lanes = lanes_with(first, delivery(1, 2), like=webhook(1, ordered=True))
+    assert [1] == sent(lanes)
+    lanes.finish(first, took, START, "status 500")
+    assert [] == sent(lanes, 1)
+    lanes.written(first, first._replace(attempts=1, due_at=START + seconds(5)))
+    assert ([], START + seconds(5), [1]) == (sent(lanes, 4.9), lanes.due(), sent(lanes, 5))
+
+
+def test_what_is_given_up_lets_an_ordered_lane_go_on() -> None:
+    """When it is written that it is settled, and not before."""
+    first = delivery(1, 1)
+    lanes = lanes_with(first, delivery(1, 2), like=webhook(1, ordered=True))
+    assert [1] == sent(lanes)
+    lanes.finish(first, Took.NO, START, "status 500")
+    assert [] == sent(lanes, 1)
+    lanes.written(first, None)
+    assert [2] == sent(lanes, 1)
+
+
+def test_switching_on_does_not_let_an_ordered_lane_pass_what_has_failed() -> None:
+    """The owner switches it on anew while a failure is being written back: the line is held up all the same."""
+    first, second = delivery(1, 1), delivery(1, 2)
+    lanes = lanes_with(first, second, like=webhook(1, ordered=True))
+    assert [1] == sent(lanes)
+    lanes.finish(first, Took.NO, START, "status 500")
+    lanes.put(webhook(1, ordered=True)._replace(resumed_at=START + seconds(1)), END)
+    lanes.refill(lanes.hungry(1000), [first, second])
+    assert [] == sent(lanes, 1)
+    lanes.written(first, first._replace(attempts=1))
+    lanes.refill(lanes.hungry(1000), [first._replace(attempts=1), second])
+    assert [1] == sent(lanes, 1)
+
+
 @pytest.mark.parametrize(
     ("taken", "most", "limit"),
-    [([], None, 8), ([], 5, 5), ([False], None, 4), ([False] * 99, None, 1), ([False, False, False, True], None, 2),
+    [([], None, 8), ([], 5, 5), ([False], None, 4), ([False] * 4, None, 1), ([False, False, False, True], None, 2),
      ([True] * 8, None, 9), ([True] * 17, None, 10), ([True] * 1000, None, 32)],
 )  # fmt: skip
 def test_limit_grows_on_success_and_halves_on_failure(taken: list[bool], most: int | None, limit: int) -> None:
     """By one for every window that was taken, up to the ceiling or the webhook's own; never below one."""
-    lane = Lane(webhook(1, most=most), 32, END)
+    lane = Lane(webhook(1, most=most), 32, LIMITS, END)
     for event in range(len(taken) + 100):
         lane.hold(delivery(1, event))
     for one in taken:
-        assert lane.next(START) is not None
-        lane.finish(one)
+        attempted = lane.next(START)
+        assert attempted is not None
+        lane.finish(attempted, Took.YES if one else Took.NO, START, "")
     while lane.next(START):
         pass
     assert limit == lane.in_flight
+
+
+@pytest.mark.parametrize(("own", "ordered", "limit"), [(None, False, 8), (3, False, 3), (20, False, 8), (20, True, 1)])
+def test_limit_is_the_webhook_s_own(own: int | None, ordered: bool, limit: int) -> None:
+    """Where it has one, instead of the configured ceiling; an ordered webhook gets one at a time."""
+    lanes = lanes_with(*(delivery(1, event) for event in range(50)), like=webhook(1, most=own, ordered=ordered))
+    assert limit == len(sent(lanes))
+
+
+def test_a_parked_lane_sends_one_probe_on_a_growing_interval() -> None:
+    """One at a time, after one second, two, four: what is due waits unspent, and the lanes know when to wake."""
+    lanes = lanes_with(*(delivery(1, event) for event in range(1, 1001)))
+    for event in sent(lanes):
+        lanes.finish(delivery(1, event), Took.NO, START, "status 500")
+        lanes.written(delivery(1, event), delivery(1, event, 3600, attempts=1))
+    at = 0.0
+    for wait in (1, 2, 4, 8, 16):
+        assert ([], START + seconds(at + wait)) == (sent(lanes, at + wait - 0.001), lanes.due())
+        at += wait
+        (probe,) = sent(lanes, at)
+        lanes.finish(delivery(1, probe), Took.NO, START + seconds(at), "status 500")
+        lanes.written(delivery(1, probe), delivery(1, probe, 3600, attempts=1))
+
+
+def test_a_probe_that_says_nothing_is_repeated_after_as_long_again() -> None:
+    """A fault of our own came between: it is neither tried again at once, nor with a longer wait."""
+    like = webhook(1)._replace(standing=Standing(START, 8, 0, START, 3))
+    lanes = lanes_with(*(delivery(1, event) for event in range(1, 9)), like=like)
+    at = 0.0
+    for _ in range(3):
+        (probe,) = sent(lanes, at)
+        lanes.finish(delivery(1, probe), Took.OURS, START + seconds(at), "network")
+        lanes.written(delivery(1, probe), delivery(1, probe, at + 3600))
+        at += 8
+        assert [] == sent(lanes, at - 0.001)
+    assert 1 == len(sent(lanes, at))
+
+
+def test_what_was_not_asked_is_no_probe() -> None:
+    """A parked lane full of deliveries that have lapsed: they are settled one after the other, and the first one that is sent
+    is the probe."""
+    like = webhook(1)._replace(standing=Standing(START, 8, 0, START, 8))
+    lanes = lanes_with(*(delivery(1, event) for event in range(1, 7)), like=like)
+    for event in range(1, 6):
+        assert [event] == sent(lanes)
+        lanes.finish(delivery(1, event), Took.UNKNOWN, START, "")
+        lanes.written(delivery(1, event), None)
+    assert [6] == sent(lanes)
+    lanes.finish(delivery(1, 6), Took.NO, START, "timeout")
+    lanes.arrive([delivery(1, 7)])
+    assert [] == sent(lanes, 299)
+
+
+def test_a_probe_is_what_has_been_tried_least() -> None:
+    """A body that this receiver cannot digest, and is due first, does not speak for all the others."""
+    poison = delivery(1, 1, -100, attempts=7)
+    like = webhook(1)._replace(standing=Standing(START, 5, 0, START, 0))
+    lanes = lanes_with(poison, delivery(1, 2, -50, attempts=1), delivery(1, 4, -30), delivery(1, 3, -40), like=like)
+    assert [3] == sent(lanes)
+
+
+def test_a_change_does_not_let_a_parked_lane_go() -> None:
+    """Another rate, another limit: the probe has its time all the same."""
+    like = webhook(1)._replace(standing=Standing(START, 5, 0, START + seconds(10), 0))
+    lanes = lanes_with(delivery(1, 1), like=like)
+    for changed in (like._replace(rate=100.0), like._replace(rate=None, max_in_flight=7)):
+        lanes.put(changed, END)
+        lanes.refill(lanes.hungry(1000), [delivery(1, 1)])
+        assert ([], [1]) == (sent(lanes, 9.999), sent(lanes, 10) if changed.max_in_flight else [1])
+
+
+def test_probes_are_no_faster_than_the_rate() -> None:
+    """Once in ten seconds is once in ten seconds, parked or not."""
+    like = webhook(1, rate=0.1)._replace(standing=Standing(START, 5, 0, START, 0))
+    lanes = lanes_with(delivery(1, 1), delivery(1, 2), like=like)
+    assert [1] == sent(lanes)
+    lanes.finish(delivery(1, 1), Took.NO, START, "status 500")
+    assert ([], [2]) == (sent(lanes, 9.9), sent(lanes, 10))
+
+
+@pytest.mark.parametrize("took", list(Took))
+def test_a_deactivated_lane_sends_nothing_whatever_is_still_on_its_way(took: Took) -> None:
+    """One answered 410; what comes back afterwards changes nothing, until the webhook is switched on anew."""
+    rows = [delivery(1, event) for event in range(1, 11)]
+    lanes = lanes_with(*rows)
+    assert 8 == len(sent(lanes))
+    report = lanes.finish(rows[0], Took.GONE, START, "status 410")
+    assert "gone" == (report.deactivate if report is not None else None)
+    for row in rows[1:8]:
+        assert lanes.finish(row, took, START, "") is None
+    assert [] == sent(lanes, 1e6)
+    for row in rows[:8]:
+        lanes.written(row, None)
+    lanes.put(webhook(1)._replace(live=False), END)
+    lanes.put(webhook(1)._replace(resumed_at=START + seconds(9)), BEGINNING)
+    lanes.refill(lanes.hungry(1000), rows[8:])
+    assert [9, 10] == sent(lanes, 10)
+
+
+def test_what_was_sent_before_it_was_switched_on_says_nothing_of_it() -> None:
+    """It got a new URL because the old one is gone: the 410 that is on its way from there does not switch it off again."""
+    rows = [delivery(1, event) for event in range(1, 11)]
+    lanes = lanes_with(*rows)
+    assert 8 == len(sent(lanes))
+    lanes.put(webhook(1)._replace(resumed_at=START + seconds(1)), END)
+    assert [None] * 8 == [lanes.finish(row, Took.GONE, START + seconds(2), "status 410") for row in rows[:8]]
+    for row in rows[:8]:
+        lanes.written(row, row._replace(attempts=1))
+    lanes.begin_read()
+    lanes.refill(lanes.hungry(1000), [*(row._replace(attempts=1) for row in rows[:8]), *rows[8:]])
+    assert [1, 2, 3, 4, 5, 6, 7, 8] == sent(lanes, 2)
+
+
+@pytest.mark.parametrize("live", [True, False])
+def test_a_test_goes_at_once_and_once(live: bool) -> None:
+    """Past a lane that has its limit in flight, or to a webhook that is switched off; seen again, it is passed over."""
+    lanes = lanes_with(*(delivery(1, event) for event in range(1, 20)))
+    assert 8 == len(sent(lanes))
+    test = delivery(1, 99)._replace(test=True)
+    for _ in range(2):
+        lanes.test(webhook(1, live=live), test)
+    assert ((webhook(1, live=live), test, START), []) == (lanes.next(START), sent(lanes))
+    lanes.test(webhook(1, live=live), test)
+    assert ([], None) == (sent(lanes), lanes.finish(test, Took.GONE, START, "status 410"))
+    lanes.begin_read()
+    lanes.written(test, None)
+    lanes.test(webhook(1, live=live), test)  # as it was read before it was written
+    assert [] == sent(lanes)
+
+
+def test_a_shard_is_not_let_go_while_a_test_is_on_its_way() -> None:
+    """Its next owner would send it again; one that has not been sent yet is left to the next owner."""
+    lanes = Lanes(ceiling=8, limits=LIMITS)
+    tests = [delivery(number, 100 + number)._replace(test=True) for number in (1, 2)]
+    lanes.test(webhook(1), tests[0])
+    assert [101] == sent(lanes)
+    lanes.test(webhook(2), tests[1])
+    assert ({1}, []) == (lanes.close(range(64)), sent(lanes))
+    lanes.finish(tests[0], Took.YES, START, "")
+    lanes.written(tests[0], None)
+    assert set() == lanes.close(range(64))
+
+
+def test_lanes_that_are_closed_leave_nothing_behind() -> None:
+    """A thousand webhooks, switched on and off one after the other, leave the memory they had to the next one."""
+    lanes = Lanes(ceiling=8, limits=LIMITS, window=2000)
+    for number in range(1, 1001):
+        lanes.put(webhook(number), END)
+        lanes.put(webhook(number, live=False), END)
+    lanes.put(webhook(1001), END)
+    assert 2000 == lanes.window.deliveries
+
+
+@pytest.mark.parametrize("how", ["deliver_now", "switch_on"])
+def test_what_is_made_due_while_its_failure_is_written_back_is_due_at_once(how: str) -> None:
+    """The write-back said in an hour; the owner, in the same moment and after it: now."""
+    daemon = LaneMachine()
+    daemon.insert(1, [0])
+    daemon._catch_up()
+    daemon.finish(0, "retry", 3600)
+    daemon.settle()
+    if how == "switch_on":
+        daemon.switch_on(1)
+    else:
+        daemon.now += seconds(1)
+        daemon.table.put(daemon.table.rows[1, 1]._replace(due_at=daemon.now))
+    daemon._catch_up()
+    daemon.hear(False)
+    daemon._catch_up()
+    assert [(1, 1)] == [sent.key for sent in daemon.flying]
 
 
 def test_what_is_due_does_not_wait_behind_retries() -> None:
@@ -341,9 +294,9 @@ def test_what_is_due_does_not_wait_behind_retries() -> None:
     daemon.insert(1, [0] * 20)
     daemon._catch_up()
     while daemon.flying:
-        daemon._write_back(60)
+        daemon._write_back("postponed", 60)
         daemon._catch_up()
-    assert [1] * 20 == [row.attempts for row in daemon.table.rows.values()]
+    assert [START + seconds(90)] * 20 == [row.due_at for row in daemon.table.rows.values()]
     daemon.insert(1, [0])
     daemon.begin_look(True)
     daemon.catch_up()
@@ -355,9 +308,10 @@ def test_what_the_fence_kept_is_read_again_even_while_a_refill_is_under_way() ->
     daemon.insert(1, [0] * 5)
     daemon.lose_connection()
     daemon.connect()
+    daemon.end_reading()
     daemon._refill()
     daemon.send(2)
-    daemon.finish(0, 1)
+    daemon.finish(0, "retry", 1)
     daemon.settle()
     daemon.begin_refill()
     daemon.hear(True)
@@ -370,12 +324,12 @@ def test_what_arrives_while_a_closed_lane_waits_for_its_last_write_back_is_sent(
     daemon = LaneMachine()
     daemon.insert(1, [0])
     daemon._catch_up()
-    daemon.finish(0, None)
+    daemon.finish(0, "taken", 0)
     daemon.settle()
     daemon.lose_connection()
     daemon.connect()
     daemon.insert(1, [0])
-    daemon._look()
+    daemon._catch_up()
     daemon.teardown()
     assert {} == daemon.table.rows
 
@@ -387,15 +341,16 @@ def test_what_was_read_before_it_was_written_back_is_not_sent_again(read: str) -
     daemon.insert(1, [0])
     daemon.lose_connection()
     daemon.connect()
+    daemon.end_reading()
     daemon.insert(1, [0])  # the refill finds it before a look does
     daemon._refill()
     daemon.send(2)
     if read == "refill":
-        daemon.change_webhook(1, True, None)  # which reads everything again
+        daemon.change_webhook(1, True, None, False, None)  # which reads everything again
         daemon._look()
     daemon.begin_look(False) if read == "look" else daemon.begin_refill()
     for _ in range(2):
-        daemon._write_back(None)
+        daemon._write_back("taken")
     daemon.end_reading()
     daemon.send(2)
     assert [] == daemon.flying

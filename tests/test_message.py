@@ -120,6 +120,13 @@ def test_headers_are_the_documented_ones() -> None:
     } == message.headers
 
 
+def test_a_webhook_s_own_headers_go_with_ours() -> None:
+    """As they are, and nothing else changes; one that has none gets ours alone."""
+    own = {"Authorization": "Bearer abc", "X-Shop": "teas"}
+    ours = compose(WEBHOOK, DELIVERY, NOW).headers
+    assert [ours | own, ours] == [compose(WEBHOOK._replace(headers=headers), DELIVERY, NOW).headers for headers in (own, {})]
+
+
 @given(body=st.binary(max_size=2000))
 def test_body_is_not_touched(body: bytes) -> None:
     """The very bytes that were frozen when it happened are signed and sent."""

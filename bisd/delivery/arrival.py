@@ -35,9 +35,10 @@ class Snapshot(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Arrivals:
     """What one look found. `overflowed`: more than it reads at once arrived, since these due times, for these webhooks; then
-    `deliveries` is empty, and the lanes read their table again from there."""
+    `deliveries` and `tests` are empty, and the lanes read their table again from there."""
 
     deliveries: list[Delivery]
+    tests: list[Delivery]
     changed: list[int]
     overflowed: dict[int, datetime]
 
@@ -69,14 +70,17 @@ class Arrival:
         if len(deliveries) >= self._most or sum(one.size for one in deliveries) >= self._most_octets:
             return await self._overflow(shards)
         self.snapshot = Snapshot.parse(first["snapshot"])
-        return Arrivals(deliveries, first["changed"], {})
+        tests = [delivery for delivery in deliveries if delivery.test]
+        if tests:
+            deliveries = [delivery for delivery in deliveries if not delivery.test]
+        return Arrivals(deliveries, tests, first["changed"], {})
 
     async def _overflow(self, shards: int) -> Arrivals:
         """Asks again from the same snapshot: what came between the two statements is in the second one's answer."""
         rows = await self._connection.fetch(db.query("overflow"), self.snapshot.text, shards)
         self.snapshot = Snapshot.parse(rows[0]["snapshot"])
         earliest = {row["webhook_id"]: row["due_at"] for row in rows if row["webhook_id"] is not None}
-        return Arrivals([], rows[0]["changed"], earliest)
+        return Arrivals([], [], rows[0]["changed"], earliest)
 
 
 class Cadence:

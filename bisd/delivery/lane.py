@@ -1,29 +1,29 @@
-"""Lanes: what may go now. Pure and synchronous; times are the database's and are passed in.
+"""Lane: what of one webhook may go now. Pure and synchronous; times are the database's and are passed in.
 
 A lane is the line of one webhook's deliveries. It holds a bounded window of them, ordered by due time, over the table that
 holds them all. Its horizon says what it knows: every owed delivery before it is held or busy (in flight, or not yet written
 back); what lies beyond is only in the table, and a refill reads it from there. So an arrival beyond the horizon can be
 ignored, and one before it is a late commit that must be taken.
 
-What is read from the table is as old as its snapshot. A delivery that was written back while the reading was under way may
-be in it in its old state: `begin_read` starts a list of those, and what is on it, with the same due time, is passed over.
+An ordered lane is a line by event id instead: the first one goes or waits until it is due, and the others wait behind it.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from heapq import heappop, heappush
-from typing import NamedTuple
+from typing import NamedTuple, assert_never
 
-from bisd.model import Delivery, Webhook, shard_of
+from bisd.health import Health, Limits, Report
+from bisd.model import Delivery, Took, Webhook
+from bisd.pace import Pace
 
+# Due time (in an ordered lane: always the same) and event id.
 Key = tuple[datetime, int]
 
 BEGINNING: Key = (datetime(1970, 1, 1, tzinfo=UTC), 0)
 END: Key = (datetime(9999, 1, 1, tzinfo=UTC), 0)
-_FIRST_LIMIT = 8
 
 
 class Window(NamedTuple):
@@ -42,36 +42,58 @@ class Lane:
         "queued",
         "timer",
         "in_flight",
-        "_ceiling",
-        "_limit",
+        "_pace",
+        "_health",
+        "_limits",
+        "_probe",
         "_held",
         "_octets",
         "_left",
         "_order",
         "_busy",
         "_again",
+        "_halted",
+        "_former",
     )
 
-    def __init__(self, webhook: Webhook, ceiling: int, horizon: Key) -> None:
+    def __init__(self, webhook: Webhook, ceiling: int, limits: Limits, horizon: Key) -> None:
         self.webhook = webhook
         self.horizon = horizon
         self.queued = False
         self.timer: datetime | None = None
         self.in_flight = 0
-        self._ceiling = webhook.max_in_flight or ceiling
-        self._limit: float = min(_FIRST_LIMIT, self._ceiling)
+        self._limits = limits
         self._held: dict[int, Delivery] = {}
         self._octets = 0
         self._left: Key = END
         self._order: list[Key] = []
         self._busy: dict[int, datetime] = {}
         self._again: dict[int, datetime] = {}
+        self._halted: set[int] = set()
+        self._begin(ceiling)
+
+    def _begin(self, ceiling: int) -> None:
+        """How fast it goes, and how it is doing, as its webhook's row says."""
+        webhook = self.webhook
+        self._pace = Pace(_ceiling(webhook, ceiling), webhook.rate)
+        self._health = Health(webhook.id, self._limits, webhook.standing)
+        self._probe: int | None = None
+        # What was sent before it was switched on says nothing of how it is now: it may have gone to another URL.
+        self._former = set(self._busy)
+        if self._health.probe_at is not None:
+            self._pace.park(self._health.probe_at)
 
     def change(self, webhook: Webhook, ceiling: int) -> None:
-        """The webhook was changed: what is held is forgotten and read again, under the new settings."""
+        """The webhook was changed: what is held is forgotten and read again, under the new settings. One that was switched on
+        anew begins anew."""
+        resumed = webhook.resumed_at != self.webhook.resumed_at
         self.webhook = webhook
-        self._ceiling = webhook.max_in_flight or ceiling
-        self._limit = min(self._limit, self._ceiling)
+        if resumed:
+            self._begin(ceiling)
+        else:
+            self._pace.change(_ceiling(webhook, ceiling), webhook.rate)
+            if self._health.probe_at is not None and not self._health.over:
+                self._pace.park(self._health.probe_at)
         self.forget()
 
     def forget(self) -> None:
@@ -95,11 +117,11 @@ class Lane:
         if known is None or known.due_at != delivery.due_at:
             self._held[delivery.event_id] = delivery
             self._octets += delivery.size - (known.size if known is not None else 0)
-            heappush(self._order, (delivery.due_at, delivery.event_id))
+            heappush(self._order, self._key(delivery))
 
     def arrive(self, delivery: Delivery, window: Window) -> None:
         """Takes what a look found or what is to be retried; beyond the horizon it is left to the table."""
-        key = (delivery.due_at, delivery.event_id)
+        key = self._key(delivery)
         if key >= self.horizon:
             self._leave(key)
         else:
@@ -112,7 +134,8 @@ class Lane:
         if len(rows) < asked.deliveries and sum(delivery.size for delivery in rows) < asked.octets:
             self.horizon = END
         else:
-            self.horizon = (rows[-1].due_at, rows[-1].event_id + 1)
+            due_at, event_id = self._key(rows[-1])
+            self.horizon = (due_at, event_id + 1)
         for delivery in rows:
             if not stale(delivery):
                 self.hold(delivery)
@@ -121,7 +144,7 @@ class Lane:
 
     def reread(self, due_at: datetime) -> None:
         """There is more from `due_at` on than is known here: a refill reads it."""
-        self._lower((due_at, 0))
+        self._lower(BEGINNING if self.webhook.ordered else (due_at, 0))
 
     def ask(self, window: Window) -> int:
         """How many deliveries the refill that now begins should read."""
@@ -141,44 +164,81 @@ class Lane:
         due = self.due()
         if due is None or due > now or not self.sendable():
             return None
-        due, event_id = heappop(self._order)
-        self._busy[event_id] = due
-        self.in_flight += 1
+        event_id = self._order[0][1]
+        if self._health.probe_at is not None:
+            event_id = self._probe = event_id if self.webhook.ordered else self._least_tried(now, event_id)
+        else:
+            heappop(self._order)
         delivery = self._held.pop(event_id)
+        self._busy[event_id] = delivery.due_at
         self._octets -= delivery.size
+        self.in_flight += 1
+        self._pace.sent(now)
         return delivery
 
     def sendable(self) -> bool:
-        """Whether a due delivery could go: something is held, and fewer are in flight than may be."""
-        return bool(self._held) and self.in_flight < self._limit
+        """Whether a due delivery could go: something is held, fewer are in flight than may be, nothing holds up the line."""
+        return bool(self._held) and self.in_flight < self._pace.limit and not (self._halted and self.webhook.ordered)
 
     def due(self) -> datetime | None:
-        """When the first delivery held is due."""
-        order, held = self._order, self._held
+        """When the first delivery held may go."""
+        order, held, ordered = self._order, self._held, self.webhook.ordered
         while order:
             due_at, event_id = order[0]
             delivery = held.get(event_id)
-            if delivery is not None and delivery.due_at == due_at:
-                return due_at
+            if delivery is not None and (ordered or delivery.due_at == due_at):
+                not_before = self._pace.not_before
+                return delivery.due_at if not_before is None or not_before <= delivery.due_at else not_before
             heappop(order)
         return None
 
-    def finish(self, taken: bool) -> None:
-        """An attempt ended. The limit grows by one for every window that was taken, and halves when one was not."""
+    def finish(self, delivery: Delivery, took: Took, now: datetime, error: str) -> Report | None:
+        """An attempt ended at `now`, with `error`, a status or code, if it was not taken. Answers what is to be reported."""
         self.in_flight -= 1
-        if taken:
-            self._limit = min(self._ceiling, self._limit + 1.0 / self._limit)
-        else:
-            self._limit = max(1.0, self._limit / 2)
+        probe = self._probe == delivery.event_id
+        if probe:
+            self._probe = None
+        if took is not Took.YES:
+            self._halted.add(delivery.event_id)  # an ordered lane waits until it is known when it goes again
+        if self._health.over or delivery.event_id in self._former:
+            return None
+        match took:
+            case Took.YES:
+                self._pace.taken()
+                return None if self._health.failing_since is None else self._recover(now)
+            case Took.NO | Took.GONE:
+                self._pace.failed()
+                report = self._health.fail(delivery.event_id, now, error, gone=took is Took.GONE, probe=probe)
+                if report is not None and report.deactivate is not None:
+                    self._pace.stop()
+                    return report
+            case Took.UNKNOWN:
+                report = None  # and if it was the probe, the next one may go: this one never went
+            case Took.OURS:
+                report = None
+                if probe:
+                    self._health.spare(now)
+            case _:
+                assert_never(took)
+        if self._health.probe_at is not None:
+            self._pace.park(self._health.probe_at)
+        return report
 
-    def written(self, delivery: Delivery, due_at: datetime | None, window: Window) -> None:
-        """The outcome is in the database: settled, or owed again at `due_at`."""
+    def _recover(self, now: datetime) -> Report | None:
+        if self._health.probe_at is not None:
+            self._pace.ramp(now)
+        return self._health.succeed()
+
+    def written(self, delivery: Delivery, owed: Delivery | None, window: Window) -> None:
+        """The outcome is in the database: `owed` as it says now, or settled."""
         self._busy.pop(delivery.event_id, None)
+        self._halted.discard(delivery.event_id)
+        self._former.discard(delivery.event_id)
         again = self._again.pop(delivery.event_id, None)
         if again is not None:
             self.reread(again)
-        if due_at is not None:
-            self.arrive(delivery._replace(attempts=delivery.attempts + 1, due_at=due_at), window)
+        if owed is not None:
+            self.arrive(owed, window)
 
     @property
     def busy(self) -> bool:
@@ -195,183 +255,27 @@ class Lane:
     def _lower(self, key: Key) -> None:
         """Lowers the horizon, and lets go of what is held beyond it: it must not keep out what is due before it."""
         if key < self.horizon:
-            for due_at, event_id in [key_held for key_held in self._order if key_held >= key]:
-                delivery = self._held.get(event_id)
-                if delivery is not None and delivery.due_at == due_at:
-                    self._octets -= self._held.pop(event_id).size
+            for delivery in [delivery for delivery in self._held.values() if self._key(delivery) >= key]:
+                self._octets -= self._held.pop(delivery.event_id).size
         self._leave(key)
 
     def _trim(self, window: Window) -> None:
         """Leaves what is due last to the table; keeps one at least."""
-        keys = sorted((delivery.due_at, delivery.event_id) for delivery in self._held.values())
+        keys = sorted(map(self._key, self._held.values()))
         while len(keys) > 1 and (len(keys) > window.deliveries or self._octets > window.octets):
             last = keys.pop()
             self._octets -= self._held.pop(last[1]).size
             self._leave(last)
         self._order = keys
 
+    def _key(self, delivery: Delivery) -> Key:
+        return (BEGINNING[0] if self.webhook.ordered else delivery.due_at, delivery.event_id)
 
-class Turn(NamedTuple):
-    """A delivery whose turn it is, the webhook it goes to, and the time it was given out."""
-
-    webhook: Webhook
-    delivery: Delivery
-    now: datetime
+    def _least_tried(self, now: datetime, first: int) -> int:
+        """What to probe with: a body that this receiver cannot digest would tell nothing of the others."""
+        due = [one for one in self._held.values() if one.due_at <= now]
+        return min(due, key=lambda one: (one.attempts, one.due_at, one.event_id)).event_id if due else first
 
 
-class Lanes:
-    """All lanes of this daemon. Those with something to send take turns, one delivery each."""
-
-    def __init__(self, ceiling: int, window: int = 256, budget: int = 20_000, octets: int = 32 << 20) -> None:
-        self._ceiling = ceiling
-        self._most = window
-        self._budget = Window(budget, octets)
-        self._flying = 0
-        self.window = Window(window, octets)
-        self._lanes: dict[int, Lane] = {}
-        self._ready: deque[Lane] = deque()
-        self._timers: list[tuple[datetime, int]] = []
-        self._hungry: dict[int, Lane] = {}
-        self._settled: dict[tuple[int, int], datetime] = {}
-
-    @property
-    def in_flight(self) -> int:
-        return sum(lane.in_flight for lane in self._lanes.values())
-
-    @property
-    def starving(self) -> bool:
-        """Whether a lane wants a refill."""
-        return bool(self._hungry)
-
-    def known(self, webhook_id: int) -> bool:
-        """Whether it has a lane that is open: a closed one that waits for a write-back takes nothing."""
-        lane = self._lanes.get(webhook_id)
-        return lane is not None and lane.webhook.live
-
-    def put(self, webhook: Webhook, horizon: Key) -> None:
-        """Opens a lane for a webhook, or tells its lane that it was changed."""
-        lane = self._lanes.get(webhook.id)
-        if lane is not None:
-            lane.change(webhook, self._ceiling)
-            if webhook.live or not self._drop(lane):
-                self._feed(lane)
-        elif webhook.live:
-            lane = self._lanes[webhook.id] = Lane(webhook, self._ceiling, horizon)
-            # Fewer, the more lanes there are: so that memory is bounded.
-            deliveries, octets = (budget // len(self._lanes) for budget in self._budget)
-            self.window = Window(max(4, min(self._most, deliveries)), max(1 << 16, octets))
-            self._feed(lane)
-
-    def close(self, shards: Iterable[int]) -> set[int]:
-        """Forgets the lanes of these shards; answers the shards in which something is still busy, until it is written."""
-        closing, busy = set(shards), set()
-        for lane in [lane for lane in self._lanes.values() if shard_of(lane.webhook.id) in closing]:
-            lane.change(lane.webhook._replace(live=False), self._ceiling)
-            self._hungry.pop(lane.webhook.id, None)
-            if not self._drop(lane):
-                busy.add(shard_of(lane.webhook.id))
-        return busy
-
-    def begin_read(self) -> None:
-        """A look or a refill is about to begin."""
-        self._settled.clear()
-
-    def arrive(self, deliveries: Iterable[Delivery]) -> None:
-        """Hands what a look found to its lanes; those of webhooks without a lane are passed over."""
-        window = self.window
-        for delivery in deliveries:
-            lane = self._lanes.get(delivery.webhook_id)
-            if lane is not None and not self._is_stale(delivery):
-                lane.arrive(delivery, window)
-                self._feed(lane)
-
-    def reread(self, webhook_id: int, due_at: datetime) -> None:
-        """What its lane knows from `due_at` on is not all there is: the table is read again from there."""
-        lane = self._lanes.get(webhook_id)
-        if lane is not None:
-            lane.reread(due_at)
-            self._feed(lane)
-
-    def hungry(self, most: int) -> list[tuple[Lane, int]]:
-        """Lanes to refill, and how many deliveries each should get: in all about `most`."""
-        chosen: list[tuple[Lane, int]] = []
-        window, total = self.window, 0
-        while self._hungry and total < most:
-            lane = self._hungry.pop(next(iter(self._hungry)))
-            if room := lane.ask(window):
-                chosen.append((lane, room))
-                total += room
-        return chosen
-
-    def refill(self, asked: Iterable[tuple[Lane, int]], rows: Iterable[Delivery]) -> None:
-        """Hands what a refill read to the lanes it was read for."""
-        by_lane: dict[int, list[Delivery]] = {}
-        for delivery in rows:
-            by_lane.setdefault(delivery.webhook_id, []).append(delivery)
-        for lane, room in asked:
-            lane.refill(by_lane.get(lane.webhook.id, []), Window(room, self.window.octets), self._is_stale)
-            self._feed(lane)
-
-    def next(self, now: datetime) -> Turn | None:
-        """Whose turn it is: the lanes that are ready, in a circle; nobody's while too many octets are in flight."""
-        self._ring(now)
-        while self._ready and self._flying < 2 * self._budget.octets:
-            lane = self._ready.popleft()
-            lane.queued = False
-            delivery = lane.next(now)
-            if delivery is not None:
-                self._flying += delivery.size
-                self._feed(lane)
-                return Turn(lane.webhook, delivery, now)
-            self._sleep(lane, now)
-        return None
-
-    def due(self) -> datetime | None:
-        """When `next` has something again that it has not now."""
-        return self._timers[0][0] if self._timers else None
-
-    def finish(self, delivery: Delivery, taken: bool) -> None:
-        self._flying -= delivery.size
-        lane = self._lanes[delivery.webhook_id]
-        lane.finish(taken)
-        self._feed(lane)
-
-    def written(self, delivery: Delivery, due_at: datetime | None) -> None:
-        self._settled[delivery.webhook_id, delivery.event_id] = delivery.due_at
-        lane = self._lanes[delivery.webhook_id]
-        lane.written(delivery, due_at, self.window)
-        if not lane.webhook.live:
-            self._drop(lane)
-        self._feed(lane)
-
-    def _feed(self, lane: Lane) -> None:
-        """Puts a lane in line, for a turn and for a refill, if it wants one."""
-        if not lane.queued and lane.sendable():
-            lane.queued = True
-            self._ready.append(lane)
-        if lane.horizon < END and lane.room(self.window):
-            self._hungry[lane.webhook.id] = lane
-
-    def _sleep(self, lane: Lane, now: datetime) -> None:
-        """The lane wakes when its first delivery is due; one that has its limit in flight wakes when an attempt ends."""
-        due = lane.due()
-        if due is not None and due > now and (lane.timer is None or due < lane.timer):
-            lane.timer = due
-            heappush(self._timers, (due, lane.webhook.id))
-
-    def _ring(self, now: datetime) -> None:
-        while self._timers and self._timers[0][0] <= now:
-            due, webhook_id = heappop(self._timers)
-            lane = self._lanes.get(webhook_id)
-            if lane is not None and lane.timer == due:
-                lane.timer = None
-                self._feed(lane)
-
-    def _drop(self, lane: Lane) -> bool:
-        if lane.busy:
-            return False
-        self._lanes.pop(lane.webhook.id, None)
-        return True
-
-    def _is_stale(self, delivery: Delivery) -> bool:
-        return self._settled.get((delivery.webhook_id, delivery.event_id)) == delivery.due_at
+def _ceiling(webhook: Webhook, ceiling: int) -> int:
+    return 1 if webhook.ordered else webhook.max_in_flight or ceiling

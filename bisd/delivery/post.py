@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from time import monotonic
 
@@ -11,14 +12,24 @@ import aiohttp
 from bisd import egress as egress_module
 from bisd.client import Connecting, Connector, Request, connecting
 from bisd.config import DeliveryConfig, EgressConfig
-from bisd.egress import AddressRefused, Egress
+from bisd.egress import AddressRefused, Egress, ResolverSilent
 from bisd.errors import UrlRefusedError
-from bisd.model import Answer, Code, Message, NoResponse, Refusal, Response, Timings
+from bisd.model import Answer, Code, Fault, Message, NoResponse, Refusal, Response, Timings
 
 # The status decides; what follows it is only kept to be looked at, and gets little time.
 _BODY_TIMEOUT = 2.0
 # Below the idle limits of common servers (5 s and more), so that they do not close what we are about to use.
 _KEEPALIVE = 4.0
+# Out of descriptors, ports or memory, or without a network: no receiver can help it.
+_OURS = {
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOBUFS,
+    errno.ENOMEM,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EADDRNOTAVAIL,
+}
 
 
 class Post:
@@ -32,7 +43,7 @@ class Post:
 
     async def __aenter__(self) -> Post:
         connector = Connector(
-            resolver=egress_module.resolver(self._egress),
+            resolver=egress_module.resolver(self._egress, self._config.connect_timeout.total_seconds()),
             socket_factory=self._egress.open_socket,
             use_dns_cache=False,
             ssl=self._tls(),
@@ -79,8 +90,13 @@ class Post:
         except AddressRefused:
             return Refusal(Code.REFUSED_ADDRESS)
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
-            if isinstance(fault, aiohttp.ClientConnectorError) and isinstance(fault.os_error, AddressRefused):
+            cause = fault.os_error if isinstance(fault, aiohttp.ClientConnectorError) else fault
+            if isinstance(cause, AddressRefused):
                 return Refusal(Code.REFUSED_ADDRESS)
+            if isinstance(cause, ResolverSilent):
+                return Fault(Code.RESOLVER)
+            if isinstance(cause, OSError) and cause.errno in _OURS:
+                return Fault(Code.NETWORK)
             return NoResponse(_code(fault), _timings(notes, None, began))
         timings = _timings(notes, first_byte, began)
         return Response(response.status, response.headers.get("Retry-After"), body, timings)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
+from http import HTTPStatus
 from typing import assert_never
 
 from tenacity import RetryCallState, Retrying, stop_after_attempt, wait_chain, wait_exponential, wait_fixed
@@ -19,14 +20,23 @@ from bisd.model import (
     Delivered,
     Delivery,
     Expired,
+    Fault,
     GaveUp,
     NoResponse,
+    Postponed,
     Refusal,
     Refused,
     Response,
     Retry,
+    Took,
     Verdict,
+    Webhook,
 )
+
+# Our clock is the database's as it was heard a moment ago: nobody who asked for time is to be asked early.
+_MARGIN = timedelta(milliseconds=100)
+# After a fault of ours: soon enough when it passes, seldom enough while it lasts.
+_POSTPONED = timedelta(seconds=30)
 
 
 class wait_spread(wait_base):  # noqa: N801  (named as tenacity names its strategies)
@@ -54,42 +64,71 @@ def wait_strategy(config: RetryConfig, chance: Callable[[], float] = random.rand
 class Policy:
     """The configuration's idea of success, schedule and lifetime."""
 
-    def __init__(self, delivery: DeliveryConfig, retry: RetryConfig) -> None:
+    def __init__(self, delivery: DeliveryConfig, retry: RetryConfig, chance: Callable[[], float] = random.random) -> None:
+        self._chance = chance
         self._success = frozenset(delivery.success)
         self._expires_after = delivery.expires_after
         self._max_retry_after = retry.max_retry_after
-        self._wait = wait_strategy(retry)
+        self._wait = wait_strategy(retry, chance)
         self._stop: stop_base = stop_after_attempt(retry.max_attempts)
         self._retrying = Retrying()
 
-    def lapsed(self, delivery: Delivery, now: datetime) -> bool:
-        """Whether the delivery has outlived its time before it could be sent."""
-        return now >= delivery.owed_since + self._expires_after
+    def lapsed(self, webhook: Webhook, delivery: Delivery, now: datetime) -> bool:
+        """Whether the delivery has outlived its time before it could be sent. What was held has its time anew from when its
+        webhook was switched on."""
+        since = delivery.owed_since
+        if webhook.resumed_at is not None and webhook.resumed_at > since:
+            since = webhook.resumed_at
+        return now >= since + self._expires_after
 
-    def judge(self, delivery: Delivery, answer: Answer, now: datetime) -> Verdict:
+    def judge(self, webhook: Webhook, delivery: Delivery, answer: Answer, now: datetime) -> Verdict:
         """The verdict on an attempt that ended at `now` with `answer`."""
         match answer:
             case Response(status=status) if status in self._success:
                 return Delivered()
             case Response(retry_after=retry_after):
-                return self._again(delivery, retry_after, now)
+                return self._again(webhook, delivery, retry_after, now)
             case NoResponse():
-                return self._again(delivery, None, now)
+                return self._again(webhook, delivery, None, now)
             case Refusal():
                 return Refused()
+            case Fault():
+                return self._postpone(webhook, delivery, now)
             case _:
                 assert_never(answer)
 
-    def _again(self, delivery: Delivery, retry_after: str | None, now: datetime) -> Verdict:
+    def took(self, answer: Answer | None) -> Took:
+        """What the answer says of the receiver. What we refuse, and what we could not do, says nothing."""
+        match answer:
+            case Response(status=status) if status in self._success:
+                return Took.YES
+            case Response(status=HTTPStatus.GONE):
+                return Took.GONE
+            case Response() | NoResponse():
+                return Took.NO
+            case Refusal() | None:
+                return Took.UNKNOWN
+            case Fault():
+                return Took.OURS
+            case _:
+                assert_never(answer)
+
+    def _postpone(self, webhook: Webhook, delivery: Delivery, now: datetime) -> Verdict:
+        if delivery.test:
+            return GaveUp()
+        due_at = now + _POSTPONED * (1 + self._chance())
+        return Expired() if self.lapsed(webhook, delivery, due_at) else Postponed(due_at)
+
+    def _again(self, webhook: Webhook, delivery: Delivery, retry_after: str | None, now: datetime) -> Verdict:
         state = RetryCallState(self._retrying, None, (), {})
         state.attempt_number = delivery.attempts + 1
-        if self._stop(state):
+        if delivery.test or self._stop(state):
             return GaveUp()
         wait = timedelta(seconds=self._wait(state))
         asked = parse_retry_after(retry_after, now) if retry_after is not None else None
         if asked is not None:
-            wait = max(wait, min(asked, self._max_retry_after))
-        if now + wait >= delivery.owed_since + self._expires_after:
+            wait = max(wait, min(asked, self._max_retry_after) + _MARGIN)
+        if self.lapsed(webhook, delivery, now + wait):
             return Expired()
         return Retry(now + wait)
 

@@ -23,22 +23,111 @@ create table bisd.account (
     check ((previous_api_key is null) = (previous_until is null))
 );
 
+-- What is wrong with a URL, as far as no configuration is needed to tell; null if nothing is. Ports, plain HTTP and addresses
+-- are the configuration's; the daemon judges all of it again where it connects (egress.py).
+create function bisd.url_fault(url text) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+    authority text := substring(url from '^https?://([^/?#]*)');
+begin
+    if url is null or authority is null then
+        return 'it must start with https://';
+    elsif length(url) > 2048 then
+        return 'it has more than 2048 characters';
+    elsif url !~ '^[!-~]+$' or url ~ '[\\<>"{}|^`]' then
+        return 'it has characters that a URL cannot have; percent-encode them';
+    elsif authority ~ '@' then
+        return 'it must not contain a user name or a password';
+    elsif authority !~ '^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+)(:[0-9]{1,5})?$' then
+        return 'its host is neither a name nor an address in the usual form';
+    elsif coalesce(substring(authority from ':([0-9]{1,5})$')::integer, 443) not between 1 and 65535 then
+        return 'its port is not between 1 and 65535';
+    end if;
+    return null;
+end $$;
+
+-- What is wrong with a webhook's own headers; null if nothing is. Names by a list of what is allowed, never one of ours and
+-- none that says where a request comes from or goes to; values are visible ASCII, so that nothing can be smuggled in.
+create function bisd.header_fault(headers jsonb) returns text
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+    header record;
+begin
+    if jsonb_typeof(headers) is distinct from 'object' then
+        return 'headers must be a JSON object of names and values';
+    end if;
+    if (select count(*) > 16 or count(*) > count(distinct lower(key)) from jsonb_object_keys(headers) key) then
+        return 'there may be 16 headers, each name once';
+    end if;
+    for header in select key, value from jsonb_each(headers) loop
+        if header.key !~* '^(authorization|api-key|x-[a-z0-9][a-z0-9-]{0,60})$'
+            or header.key ~* '^x-(bis-|forwarded|real-ip|original-|rewrite-|host$|http-method|method-override)' then
+            return format('a header cannot be called "%s": Authorization, Api-Key and X-... are allowed, X-BIS-... and those of proxies are not',
+                          left(header.key, 64));
+        end if;
+        if jsonb_typeof(header.value) <> 'string' or (header.value #>> '{}') !~ '^[!-~]([ -~]*[!-~])?$'
+            or length(header.value #>> '{}') > 1024 then
+            return format('the value of header "%s" must be text of 1 to 1024 visible ASCII characters', header.key);
+        end if;
+    end loop;
+    return null;
+end $$;
+
+-- What is wrong with a webhook's filter; null if nothing is. A predicate, whatever it is asked about, answers true, false or
+-- unknown; a path that selects something answers something else, or nothing.
+create function bisd.filter_fault(filter jsonpath) returns text
+language sql immutable set search_path = pg_catalog, pg_temp as $$
+    select case
+        when filter is null then null
+        when length(filter::text) > 1000 then 'a filter has at most 1000 characters'
+        when not (select count(*) = 1 and coalesce(bool_and(jsonb_typeof(answer) in ('boolean', 'null')), false)
+                  from jsonb_path_query('{}', filter, '{}', true) answer)
+            then 'a filter must be a predicate that is true or false, like $.product.product_id == 42'
+    end
+$$;
+
 create table bisd.webhook (
     id bigint generated always as identity primary key,
     account_id bigint not null references bisd.account (id),
     -- The topic travels in a header: visible ASCII only.
     topic text not null check (topic ~ '^[!-~]{1,128}$'),
     -- What SQL can tell of a URL; the daemon judges the rest where it connects (egress.py).
-    url text not null
-        check (url ~ '^https?://[^[:space:][:cntrl:]]+$' and length(url) <= 2048),
+    url text not null check (bisd.url_fault(url) is null),
+    description text not null default '' check (length(description) <= 200),
     enabled boolean not null default false,
     max_in_flight integer check (max_in_flight between 1 and 10000),
+    -- POSTs per second at most.
+    rate double precision check (rate between 0.001 and 100000),
+    -- One at a time, in the order of event ids; what fails holds up what comes after it.
+    ordered boolean not null default false,
+    headers jsonb not null default '{}' check (bisd.header_fault(headers) is null),
+    -- Which events it is owed: those whose body this predicate is true of.
+    filter jsonpath check (bisd.filter_fault(filter) is null),
     created_at timestamptz not null default now(),
+    removed_at timestamptz,
+    -- When it was last switched on or off, and who switched it off: its owner; the system, because it kept failing; or its
+    -- receiver, by answering 410.
+    switched_at timestamptz,
+    off_reason text check (off_reason in ('owner', 'failing', 'gone')),
+    -- What it was owed before it was last switched on does not expire before it has had its time since then.
+    resumed_at timestamptz,
+    -- How it is doing, as its daemon says on change of state: the first failure since its last success, how many there were
+    -- then, at how many percent of the way to deactivation its owner was warned, and, while it is parked, its probes.
+    failing_since timestamptz,
+    failures integer not null default 0 check (failures >= 0),
+    warned smallint not null default 0 check (warned in (0, 50, 75)),
+    deactivates_at timestamptz,
+    next_probe_at timestamptz,
+    probes integer not null default 0 check (probes >= 0),
+    -- All of this in plain words.
+    note text not null default 'not switched on yet',
     -- The transaction that last changed what a daemon must know of this webhook: changes arrive as deliveries do.
-    txid xid8 not null default pg_current_xact_id()
+    txid xid8 not null default pg_current_xact_id(),
+    check (removed_at is null or not enabled),
+    check (failing_since is not null or (failures = 0 and warned = 0 and next_probe_at is null and deactivates_at is null))
 );
 
-create index webhook_fan_out on bisd.webhook (account_id, topic) include (id) where enabled;
+create index webhook_fan_out on bisd.webhook (account_id, topic) include (id, filter) where enabled;
 create index webhook_account on bisd.webhook (account_id, id);
 create index webhook_arrival on bisd.webhook (txid);
 
@@ -51,8 +140,13 @@ create table bisd.event (
     topic text not null check (topic ~ '^[!-~]{1,128}$'),
     body json not null,
     created_at timestamptz not null default now() check (created_at between '1970-01-01' and '9000-01-01'),
+    -- The webhook that this event is about: a test goes to it alone, what happened to it goes to others.
+    webhook_id bigint,
+    test boolean not null default false check (webhook_id is not null or not test),
     primary key (id, created_at)
 ) partition by range (created_at);
+
+create index event_about on bisd.event (id) where webhook_id is not null;
 
 -- Nothing that housekeeping forgets may fail an insert of the application.
 create table bisd.event_default partition of bisd.event default;
@@ -71,6 +165,10 @@ create table bisd.delivery (
     attempts integer not null default 0 check (attempts between 0 and 1000000),
     -- Octets of the event's body: how many deliveries a daemon reads at once depends on it.
     bytes integer not null check (bytes >= 0),
+    -- Sent at once and once, past the lane, whether its webhook is switched on or not.
+    test boolean not null default false,
+    -- Owed again by a replay; until it is sent it may be taken back.
+    replayed boolean not null default false,
     primary key (webhook_id, event_id)
 ) with (
     -- Every row dies within seconds: vacuum by number, not by share, and at full speed.
@@ -82,11 +180,13 @@ create table bisd.delivery (
 
 create index delivery_lane on bisd.delivery (webhook_id, due_at, event_id);
 create index delivery_arrival on bisd.delivery (txid);
+create index delivery_test on bisd.delivery (webhook_id) where test;
+create index delivery_replayed on bisd.delivery (webhook_id) where replayed;
 
-create type bisd.verdict as enum ('delivered', 'retry', 'failed', 'expired', 'refused', 'cancelled');
+create type bisd.verdict as enum ('delivered', 'retry', 'postponed', 'failed', 'expired', 'refused', 'cancelled');
 
--- One POST and what came of it, append-only. A delivery settled without a POST (expired while it waited, cancelled) has a
--- row without a number. The key also makes a write-back that is repeated after a lost answer harmless.
+-- One POST and what came of it, append-only. What became of a delivery without a POST (expired while it waited, cancelled,
+-- postponed by a fault of our own) is a row without a number: it counts for nothing. The key also makes a write-back that is repeated after a lost answer harmless.
 create table bisd.attempt (
     event_id bigint not null,
     webhook_id bigint not null,
@@ -95,6 +195,7 @@ create table bisd.attempt (
     number integer check (number > 0),
     verdict bisd.verdict not null,
     status smallint check (status between 0 and 999),
+    test boolean not null default false,
     code text,
     due_at timestamptz,
     dns_ms real,
@@ -103,7 +204,7 @@ create table bisd.attempt (
     total_ms real,
     answer bytea,
     primary key (event_id, webhook_id, attempted_at),
-    check ((verdict = 'retry') = (due_at is not null))
+    check ((verdict in ('retry', 'postponed')) = (due_at is not null))
 ) partition by range (attempted_at);
 
 create index attempt_webhook on bisd.attempt (webhook_id, attempted_at);

@@ -19,7 +19,18 @@ begin
     end if;
 end $$;
 
--- Fan-out: one delivery for each webhook that is switched on, of the event's account and topic, if the plan has webhooks.
+-- Whether a webhook's filter is true of a body. A body that cannot be asked (jsonb does not hold all that json does) passes:
+-- rather one too many than one lost, and never a fault in the application's transaction.
+create function bisd.passes(body json, filter jsonpath) returns boolean
+language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+begin
+    return coalesce(jsonb_path_match(body::jsonb, filter, '{}', true), false);
+exception when others then
+    return true;
+end $$;
+
+-- Fan-out: one delivery for each webhook that is switched on, of the event's account and topic, if the plan has webhooks and
+-- its filter lets the event pass.
 -- A session plans this once, by the size of its first statement: webhooks are always found by index, so that a bulk insert
 -- does not leave a plan behind that reads all of them for every single row.
 create function bisd.fan_out() returns trigger
@@ -31,7 +42,8 @@ begin
     from new_events e
     join bisd.webhook w on w.account_id = e.account_id and w.topic = e.topic and w.enabled
     join bisd.account a on a.id = w.account_id
-    join bisd.plan p on p.name = a.plan and p.webhooks;
+    join bisd.plan p on p.name = a.plan and p.webhooks
+    where not e.test and w.id is distinct from e.webhook_id and (w.filter is null or bisd.passes(e.body, w.filter));
     if found then
         perform bisd.ring();
     end if;
@@ -50,7 +62,8 @@ begin
     return new;
 end $$;
 
-create trigger stamp before update on bisd.webhook
+create trigger stamp
+    before update of account_id, url, enabled, max_in_flight, rate, ordered, headers, resumed_at on bisd.webhook
     for each row execute function bisd.stamp_webhook();
 
 create function bisd.webhooks_changed() returns trigger
@@ -60,8 +73,23 @@ begin
     return null;
 end $$;
 
-create trigger changed after insert or update on bisd.webhook
+create trigger changed
+    after insert or update of account_id, url, enabled, max_in_flight, rate, ordered, headers, resumed_at on bisd.webhook
     for each statement execute function bisd.webhooks_changed();
+
+-- A webhook is removed by bisd.remove_webhook, which cancels what it is owed and keeps its history; its row goes with that.
+create function bisd.keep_webhook() returns trigger
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+begin
+    if old.removed_at is null then
+        raise exception 'bisd: webhook % cannot be deleted as a row', old.id
+            using errcode = 'BISD0', hint = format('select bisd.remove_webhook(%s) cancels what it is owed and keeps its history.', old.id);
+    end if;
+    return old;
+end $$;
+
+create trigger keep before delete on bisd.webhook
+    for each row execute function bisd.keep_webhook();
 
 create function bisd.account_changed() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$

@@ -25,15 +25,20 @@ begin
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_app') then
         grant usage on schema bisd to bisd_app;
         grant select, insert, update on bisd.notification to bisd_app;
+        grant select on bisd.webhook_event to bisd_app;
         grant execute on function bisd.emit(bigint, text, json) to bisd_app;
     end if;
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_reader') then
         grant usage on schema bisd to bisd_reader;
-        grant select on bisd.delivery_status, bisd.plan, bisd.delivery, bisd.migration to bisd_reader;
+        grant select on bisd.delivery_status, bisd.webhook_health, bisd.plan, bisd.delivery, bisd.migration to bisd_reader;
+        -- A view asks for its reader's right to call what it calls.
+        grant execute on function bisd.webhook_state(bisd.webhook, boolean) to bisd_reader;
         grant select (id, name, plan, created_at) on bisd.account to bisd_reader;
-        grant select (id, account_id, topic, url, enabled, max_in_flight, created_at) on bisd.webhook to bisd_reader;
-        grant select (id, account_id, topic, created_at) on bisd.event to bisd_reader;
-        grant select (event_id, webhook_id, attempted_at, number, verdict, status, code, due_at, dns_ms, connect_ms,
+        grant select (id, account_id, topic, url, description, enabled, max_in_flight, rate, ordered, filter, created_at,
+                      removed_at, switched_at, off_reason, failing_since, failures, warned, deactivates_at, next_probe_at,
+                      note) on bisd.webhook to bisd_reader;
+        grant select (id, account_id, topic, created_at, webhook_id, test) on bisd.event to bisd_reader;
+        grant select (event_id, webhook_id, attempted_at, number, verdict, status, test, code, due_at, dns_ms, connect_ms,
                       first_byte_ms, total_ms) on bisd.attempt to bisd_reader;
     end if;
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_daemon') then
@@ -41,6 +46,8 @@ begin
         grant select on all tables in schema bisd to bisd_daemon;
         grant update, delete on bisd.delivery to bisd_daemon;
         grant insert on bisd.attempt to bisd_daemon;
-        grant execute on function bisd.make_partitions(integer), bisd.drop_partitions(text, timestamptz), bisd.restamp() to bisd_daemon;
+        grant execute on function bisd.make_partitions(integer), bisd.drop_partitions(text, timestamptz), bisd.restamp(),
+            bisd.forget_webhooks(timestamptz), bisd.webhook_state(bisd.webhook, boolean),
+            bisd.report(bigint, timestamptz, integer, integer, timestamptz, timestamptz, integer, text, text) to bisd_daemon;
     end if;
 end $$;

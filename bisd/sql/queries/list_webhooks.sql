@@ -1,7 +1,8 @@
 -- Every webhook, of the account $1 unless that is null.
-select w.id, w.account_id, w.topic, w.url, w.enabled, p.webhooks as in_plan, w.created_at
+select w.id, w.account_id, w.topic, w.url, w.description, w.enabled, p.webhooks as in_plan,
+       bisd.webhook_state(w, p.webhooks) as state, w.created_at
 from bisd.webhook w
 join bisd.account a on a.id = w.account_id
 join bisd.plan p on p.name = a.plan
-where $1::bigint is null or w.account_id = $1
+where w.removed_at is null and ($1::bigint is null or w.account_id = $1)
 order by w.id

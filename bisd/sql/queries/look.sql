@@ -25,7 +25,7 @@ from (values (1)) as one
 left join lateral (
     select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
            coalesce(e.topic, '') as topic,
-           coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes
+           coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes, d.test
     from (
         select found.*, sum(found.bytes) over (rows unbounded preceding) as so_far
         from (

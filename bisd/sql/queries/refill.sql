@@ -1,19 +1,29 @@
--- The next deliveries of many lanes, each from its horizon on, by due time.
+-- The next deliveries of many lanes, each from its horizon on: by due time, or by event id where the lane is ordered.
 -- $1 webhook ids; $2 and $3 the horizons (due time, event id): what is asked for begins there; $4 how many at most, per lane,
--- and $5 how many octets of bodies, about (at least one delivery each).
--- Columns as in model.Delivery; in order within a lane. A delivery whose event is gone has an empty body, which no JSON is.
+-- and $5 how many octets of bodies, about (at least one delivery each); $6 whether the lane is ordered.
+-- Columns as in model.Delivery; in order within a lane. Tests go past the lanes. A delivery whose event is gone has an empty body, which no JSON is.
 select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
        coalesce(e.topic, '') as topic,
-       coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes
-from unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::integer[]) as lane (webhook_id, due_at, event_id, room)
+       coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes, d.test
+from unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::integer[], $6::boolean[]) as lane (webhook_id, due_at, event_id, room, ordered)
 cross join lateral (
     select *
     from (
-        select owed.*, sum(owed.bytes) over (order by owed.due_at, owed.event_id rows unbounded preceding) as so_far
-        from bisd.delivery owed
-        where owed.webhook_id = lane.webhook_id and (owed.due_at, owed.event_id) >= (lane.due_at, lane.event_id)
-        order by owed.due_at, owed.event_id
-        limit lane.room
+        select next.*, sum(next.bytes) over (rows unbounded preceding) as so_far
+        from (
+            (select *
+             from bisd.delivery owed
+             where not lane.ordered and owed.webhook_id = lane.webhook_id and not owed.test
+               and (owed.due_at, owed.event_id) >= (lane.due_at, lane.event_id)
+             order by owed.due_at, owed.event_id
+             limit lane.room)
+            union all
+            (select *
+             from bisd.delivery owed
+             where lane.ordered and owed.webhook_id = lane.webhook_id and not owed.test and owed.event_id >= lane.event_id
+             order by owed.event_id
+             limit lane.room)
+        ) next
     ) counted
     where counted.so_far - counted.bytes < $5
 ) d

@@ -1,17 +1,19 @@
 -- A batch of verdicts, written in one statement: a settled delivery leaves the table, one to be retried gets its next due
 -- time, and what was tried is recorded. Fenced by the number of attempts: an owner that was deposed in between changes no
--- delivery, and a batch that is repeated after a lost answer changes nothing at all.
+-- delivery, and a batch that is repeated after a lost answer changes nothing at all. What was put off without a POST keeps its
+-- number.
 -- $1 webhook ids, $2 event ids, $3 the events' times, $4 attempts before this one, $5 next due times (null: settled),
 -- $6 verdicts, $7 number of the attempt (null: there was no POST), $8 when it was made, $9 status, $10 code, $11 to $14
--- milliseconds (dns, connect, first byte, total), $15 first bytes of the answer.
+-- milliseconds (dns, connect, first byte, total), $15 first bytes of the answer, $16 whether it was a test.
 -- Answers the deliveries that the fence kept as they were; none, normally.
 with batch as materialized (
     select *
     from unnest(
         $1::bigint[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::timestamptz[], $6::text[], $7::integer[],
-        $8::timestamptz[], $9::smallint[], $10::text[], $11::real[], $12::real[], $13::real[], $14::real[], $15::bytea[]
+        $8::timestamptz[], $9::smallint[], $10::text[], $11::real[], $12::real[], $13::real[], $14::real[], $15::bytea[],
+        $16::boolean[]
     ) as b (webhook_id, event_id, event_created_at, attempts, due_at, verdict, number, attempted_at, status, code, dns_ms,
-            connect_ms, first_byte_ms, total_ms, answer)
+            connect_ms, first_byte_ms, total_ms, answer, test)
 ), settled as (
     delete from bisd.delivery d
     using batch b
@@ -19,15 +21,15 @@ with batch as materialized (
     returning d.webhook_id, d.event_id
 ), retried as (
     update bisd.delivery d
-    set attempts = d.attempts + 1, due_at = b.due_at
+    set attempts = coalesce(b.number, d.attempts), due_at = b.due_at
     from batch b
     where b.due_at is not null and d.webhook_id = b.webhook_id and d.event_id = b.event_id and d.attempts = b.attempts
     returning d.webhook_id, d.event_id
 ), recorded as (
     insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, code, due_at,
-                              dns_ms, connect_ms, first_byte_ms, total_ms, answer)
+                              dns_ms, connect_ms, first_byte_ms, total_ms, answer, test)
     select event_id, webhook_id, attempted_at, event_created_at, number, verdict::bisd.verdict, status, code, due_at,
-           dns_ms, connect_ms, first_byte_ms, total_ms, answer
+           dns_ms, connect_ms, first_byte_ms, total_ms, answer, test
     from batch
     on conflict do nothing
 )

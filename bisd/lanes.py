@@ -1,0 +1,208 @@
+"""Lanes: all lanes of this daemon, and whose turn it is. Pure and synchronous; times are the database's and are passed in.
+
+What is read from the table is as old as its snapshot. A delivery that was written back while the reading was under way may
+be in it in its old state: `begin_read` starts a list of those, and what is on it, with the same due time, is passed over.
+
+Tests go past the lanes: at once and once, whether their webhook is switched on or not.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from datetime import datetime
+from heapq import heappop, heappush
+from typing import NamedTuple
+
+from bisd.delivery.lane import END, Key, Lane, Window
+from bisd.health import Limits, Report
+from bisd.model import Delivery, Took, Webhook, shard_of
+
+
+class Turn(NamedTuple):
+    """A delivery whose turn it is, the webhook it goes to, and the time it was given out."""
+
+    webhook: Webhook
+    delivery: Delivery
+    now: datetime
+
+
+class Lanes:
+    """Those with something to send take turns, one delivery each."""
+
+    def __init__(self, ceiling: int, limits: Limits, window: int = 256, budget: int = 20_000, octets: int = 32 << 20) -> None:
+        self._ceiling = ceiling
+        self._limits = limits
+        self._most = window
+        self._budget = Window(budget, octets)
+        self._flying = 0
+        self.window = Window(window, octets)
+        self._lanes: dict[int, Lane] = {}
+        self._ready: deque[Lane] = deque()
+        self._timers: list[tuple[datetime, int]] = []
+        self._hungry: dict[int, Lane] = {}
+        self._settled: dict[tuple[int, int], datetime] = {}
+        self._tests: deque[tuple[Webhook, Delivery]] = deque()
+        self._testing: dict[int, int] = {}
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lane.in_flight for lane in self._lanes.values())
+
+    @property
+    def starving(self) -> bool:
+        """Whether a lane wants a refill."""
+        return bool(self._hungry)
+
+    def known(self, webhook_id: int) -> bool:
+        """Whether it has a lane that is open: a closed one that waits for a write-back takes nothing."""
+        lane = self._lanes.get(webhook_id)
+        return lane is not None and lane.webhook.live
+
+    def put(self, webhook: Webhook, horizon: Key) -> None:
+        """Opens a lane for a webhook, or tells its lane that it was changed."""
+        lane = self._lanes.get(webhook.id)
+        if lane is not None:
+            lane.change(webhook, self._ceiling)
+            if webhook.live or not self._drop(lane):
+                self._feed(lane)
+        elif webhook.live:
+            lane = self._lanes[webhook.id] = Lane(webhook, self._ceiling, self._limits, horizon)
+            # Fewer, the more lanes there are: so that memory is bounded.
+            deliveries, octets = (budget // len(self._lanes) for budget in self._budget)
+            self.window = Window(max(4, min(self._most, deliveries)), max(1 << 16, octets))
+            self._feed(lane)
+
+    def close(self, shards: Iterable[int]) -> set[int]:
+        """Forgets the lanes of these shards; answers the shards in which something is still busy, until it is written."""
+        closing = set(shards)
+        for webhook, delivery in [test for test in self._tests if shard_of(test[0].id) in closing]:
+            self._tests.remove((webhook, delivery))
+            self._testing.pop(delivery.event_id)
+        busy = closing & {shard_of(webhook_id) for webhook_id in self._testing.values()}
+        for lane in [lane for lane in self._lanes.values() if shard_of(lane.webhook.id) in closing]:
+            lane.change(lane.webhook._replace(live=False), self._ceiling)
+            self._hungry.pop(lane.webhook.id, None)
+            if not self._drop(lane):
+                busy.add(shard_of(lane.webhook.id))
+        return busy
+
+    def test(self, webhook: Webhook, delivery: Delivery) -> None:
+        """A test that is to go at once; one that is under way is passed over."""
+        if delivery.event_id not in self._testing and not self._is_stale(delivery):
+            self._testing[delivery.event_id] = webhook.id
+            self._tests.append((webhook, delivery))
+
+    def begin_read(self) -> None:
+        """A look or a refill is about to begin."""
+        self._settled.clear()
+
+    def arrive(self, deliveries: Iterable[Delivery]) -> None:
+        """Hands what a look found to its lanes; those of webhooks without a lane are passed over."""
+        window = self.window
+        for delivery in deliveries:
+            lane = self._lanes.get(delivery.webhook_id)
+            if lane is not None and not self._is_stale(delivery):
+                lane.arrive(delivery, window)
+                self._feed(lane)
+
+    def reread(self, webhook_id: int, due_at: datetime) -> None:
+        """What its lane knows from `due_at` on is not all there is: the table is read again from there."""
+        lane = self._lanes.get(webhook_id)
+        if lane is not None:
+            lane.reread(due_at)
+            self._feed(lane)
+
+    def hungry(self, most: int) -> list[tuple[Lane, int]]:
+        """Lanes to refill, and how many deliveries each should get: in all about `most`."""
+        chosen: list[tuple[Lane, int]] = []
+        window, total = self.window, 0
+        while self._hungry and total < most:
+            lane = self._hungry.pop(next(iter(self._hungry)))
+            if room := lane.ask(window):
+                chosen.append((lane, room))
+                total += room
+        return chosen
+
+    def refill(self, asked: Iterable[tuple[Lane, int]], rows: Iterable[Delivery]) -> None:
+        """Hands what a refill read to the lanes it was read for."""
+        by_lane: dict[int, list[Delivery]] = {}
+        for delivery in rows:
+            by_lane.setdefault(delivery.webhook_id, []).append(delivery)
+        for lane, room in asked:
+            lane.refill(by_lane.get(lane.webhook.id, []), Window(room, self.window.octets), self._is_stale)
+            self._feed(lane)
+
+    def next(self, now: datetime) -> Turn | None:
+        """Whose turn it is: the lanes that are ready, in a circle; nobody's while too many octets are in flight."""
+        self._ring(now)
+        if self._tests:
+            return Turn(*self._tests.popleft(), now)
+        while self._ready and self._flying < 2 * self._budget.octets:
+            lane = self._ready.popleft()
+            lane.queued = False
+            delivery = lane.next(now)
+            if delivery is not None:
+                self._flying += delivery.size
+                self._feed(lane)
+                return Turn(lane.webhook, delivery, now)
+            self._sleep(lane, now)
+        return None
+
+    def due(self) -> datetime | None:
+        """When `next` has something again that it has not now."""
+        return self._timers[0][0] if self._timers else None
+
+    def finish(self, delivery: Delivery, took: Took, now: datetime, error: str) -> Report | None:
+        """An attempt ended, as in Lane.finish; a test counts for nothing."""
+        if delivery.test:
+            return None
+        self._flying -= delivery.size
+        lane = self._lanes[delivery.webhook_id]
+        report = lane.finish(delivery, took, now, error)
+        self._feed(lane)
+        return report
+
+    def written(self, delivery: Delivery, owed: Delivery | None) -> None:
+        """The outcome is in the database: `owed` as it says now, or settled."""
+        self._settled[delivery.webhook_id, delivery.event_id] = delivery.due_at
+        if delivery.test:
+            self._testing.pop(delivery.event_id, None)
+            return
+        lane = self._lanes[delivery.webhook_id]
+        lane.written(delivery, owed, self.window)
+        if not lane.webhook.live:
+            self._drop(lane)
+        self._feed(lane)
+
+    def _feed(self, lane: Lane) -> None:
+        """Puts a lane in line, for a turn and for a refill, if it wants one."""
+        if not lane.queued and lane.sendable():
+            lane.queued = True
+            self._ready.append(lane)
+        if lane.horizon < END and lane.room(self.window):
+            self._hungry[lane.webhook.id] = lane
+
+    def _sleep(self, lane: Lane, now: datetime) -> None:
+        """The lane wakes when its first delivery is due; one that has its limit in flight wakes when an attempt ends."""
+        due = lane.due()
+        if due is not None and due > now and (lane.timer is None or due < lane.timer):
+            lane.timer = due
+            heappush(self._timers, (due, lane.webhook.id))
+
+    def _ring(self, now: datetime) -> None:
+        while self._timers and self._timers[0][0] <= now:
+            due, webhook_id = heappop(self._timers)
+            lane = self._lanes.get(webhook_id)
+            if lane is not None and lane.timer == due:
+                lane.timer = None
+                self._feed(lane)
+
+    def _drop(self, lane: Lane) -> bool:
+        if lane.busy:
+            return False
+        self._lanes.pop(lane.webhook.id, None)
+        return True
+
+    def _is_stale(self, delivery: Delivery) -> bool:
+        return self._settled.get((delivery.webhook_id, delivery.event_id)) == delivery.due_at
