@@ -3,8 +3,10 @@ RequestRefusedError, with their reason and hint."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 
 import asyncpg
 
@@ -16,6 +18,14 @@ _NO_JSON = (
     asyncpg.InvalidTextRepresentationError,
     asyncpg.CharacterNotInRepertoireError,
     asyncpg.StatementTooComplexError,
+)
+# What the text of a table's name can be wrong with.
+_UNKNOWN = (
+    asyncpg.UndefinedTableError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.InvalidNameError,
+    asyncpg.PostgresSyntaxError,
+    asyncpg.FeatureNotSupportedError,
 )
 
 
@@ -44,14 +54,70 @@ async def create_webhook(connection: db.Connection, account_id: int, topic: str,
         return int(await connection.fetchval(db.query("create_webhook"), account_id, topic, url))
 
 
-async def enable_webhook(connection: db.Connection, webhook_id: int) -> None:
+async def rotate_key(connection: db.Connection, account_id: int, overlap: timedelta) -> str:
+    """The new API key; the one before it signs too until `overlap` has passed."""
     with _refusals():
-        await connection.execute(db.query("enable_webhook"), webhook_id)
+        return str(await connection.fetchval(db.query("rotate_key"), account_id, overlap))
+
+
+async def set_plan(connection: db.Connection, account_id: int, plan: str) -> None:
+    with _refusals():
+        await connection.execute(db.query("set_plan"), account_id, plan)
+
+
+async def set_webhook(connection: db.Connection, webhook_id: int, settings: Mapping[str, object]) -> None:
+    """Changes what `settings` names, of url, description, max_in_flight, rate, ordered, headers, filter."""
+    with _refusals():
+        await connection.execute(db.query("set_webhook"), webhook_id, json.dumps(settings))
+
+
+async def enable_webhook(connection: db.Connection, webhook_id: int, held: str = "resume") -> None:
+    """`held` says what becomes of what was held for it: 'resume' or 'discard'."""
+    with _refusals():
+        await connection.execute(db.query("enable_webhook"), webhook_id, held)
 
 
 async def disable_webhook(connection: db.Connection, webhook_id: int) -> None:
     with _refusals():
         await connection.execute(db.query("disable_webhook"), webhook_id)
+
+
+async def remove_webhook(connection: db.Connection, webhook_id: int) -> None:
+    """Cancels what it is owed."""
+    with _refusals():
+        await connection.execute(db.query("remove_webhook"), webhook_id)
+
+
+async def send_test(connection: db.Connection, webhook_id: int) -> int:
+    """The test event's id."""
+    with _refusals():
+        return int(await connection.fetchval(db.query("send_test"), webhook_id))
+
+
+async def retry(connection: db.Connection, event_id: int, webhook_id: int | None) -> int:
+    """To how many webhooks the event is due now; None: to all that it was ever owed to."""
+    with _refusals():
+        return int(await connection.fetchval(db.query("retry"), event_id, webhook_id))
+
+
+async def cancel(connection: db.Connection, event_id: int, webhook_id: int | None) -> int:
+    """To how many webhooks the event is not owed any more; None: to any."""
+    with _refusals():
+        return int(await connection.fetchval(db.query("cancel"), event_id, webhook_id))
+
+
+async def replay(
+    connection: db.Connection, webhook_id: int, since: datetime, until: datetime | None, only_failed: bool, per_second: float
+) -> int:
+    """How many deliveries are owed again, of what happened from `since` until before `until` (None: now)."""
+    with _refusals():
+        return int(await connection.fetchval(db.query("replay"), webhook_id, since, until, only_failed, per_second))
+
+
+async def cancel_replay(connection: db.Connection, webhook_id: int) -> int:
+    """How many deliveries of replays were taken back."""
+    with _refusals():
+        return int(await connection.fetchval(db.query("cancel_replay"), webhook_id))
 
 
 async def emit(connection: db.Connection, account_id: int, topic: str, body: str, source: str = "the body") -> int:
@@ -62,3 +128,35 @@ async def emit(connection: db.Connection, account_id: int, topic: str, body: str
         except _NO_JSON as fault:
             reason = (fault.detail or fault.args[0]).rstrip(".")
             raise BodyInvalidError(source=source, reason=reason) from None
+
+
+@contextmanager
+def _no_table(table: str) -> Iterator[None]:
+    try:
+        with _refusals():
+            yield
+    except _UNKNOWN:
+        raise RequestRefusedError(reason=f"there is no table {table}. Name it as in SQL: shop.orders") from None
+    except asyncpg.LockNotAvailableError:
+        raise RequestRefusedError(reason=f"{table} is in use by a transaction that has not ended. Try again") from None
+
+
+async def attach(
+    connection: db.Connection,
+    table: str,
+    topic: str,
+    on_event: str,
+    account: str,
+    columns: list[str] | None = None,
+    body: str | None = None,
+    condition: str | None = None,
+    strict: bool = False,
+) -> None:
+    """Events out of `table`, which is named as in SQL; `account`, `body` and `condition` are expressions."""
+    with _no_table(table):
+        await connection.execute(db.query("attach"), table, topic, on_event, account, columns, body, condition, strict)
+
+
+async def detach(connection: db.Connection, table: str, topic: str | None = None) -> None:
+    with _no_table(table):
+        await connection.execute(db.query("detach"), table, topic)

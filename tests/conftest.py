@@ -12,6 +12,7 @@ import trustme
 import uvloop
 
 from bisd import db, log
+from tests.support.cli import Run
 from tests.support.postgres import Server
 from tests.support.receiver import Receiver
 from tests.support.shop import Shop
@@ -78,3 +79,11 @@ async def receiver(authority: trustme.CA) -> AsyncIterator[Receiver]:
     await receiver.start()
     yield receiver
     await receiver.stop()
+
+
+@pytest.fixture
+def bisd(dsn: str, tmp_path: Path) -> Run:
+    """The command line, on this test's database."""
+    file = tmp_path / "shop.toml"
+    file.write_text(f'[database]\ndsn = "{dsn}"\n')
+    return Run(file)

@@ -6,31 +6,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.support.cli import Run
 from tests.support.receiver import Receiver
 from tests.support.shop import Shop
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def bisd(dsn: str, tmp_path: Path) -> Run:
-    """Runs `bisd ...` on this test's database."""
-    file = tmp_path / "shop.toml"
-    file.write_text(f'[database]\ndsn = "{dsn}"\n')
-
-    def run(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "bisd", *arguments],
-            input=stdin, capture_output=True, text=True, timeout=60,
-            env=os.environ | {"BISD_CONFIG": str(file)} | environment,
-        )  # fmt: skip
-
-    return run
 
 
 def test_a_subscription_by_hand(bisd: Run) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bisd import __version__
-from bisd.cli import accounts, daemon, deliveries, events, webhooks
+from bisd.cli import accounts, attach, daemon, deliveries, events, keys, webhooks
 from bisd.errors import BisdError
 
 
@@ -28,11 +28,17 @@ for command in (
     daemon.demo,
     daemon.run,
     daemon.migrate,
+    daemon.check,
     daemon.listen,
     accounts.account,
     webhooks.webhook,
     events.emit,
     deliveries.delivery,
+    keys.keys,
+    deliveries.replay,
+    attach.attach,
+    attach.detach,
+    attach.attachments,
 ):
     bisd.add_command(command)
 

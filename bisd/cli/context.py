@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +19,6 @@ from bisd.config import Config
 from bisd.errors import ConfigurationError, NotPermittedError, ServerUnfitError
 
 Result = TypeVar("Result")
-IDENTIFIER = click.IntRange(1, 2**63 - 1)
 
 
 def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -50,6 +50,15 @@ def ask(config: Config, question: Callable[[db.Connection], Awaitable[Result]]) 
             await connection.close()
 
     return asyncio.run(run())
+
+
+def confirmed(yes: bool, question: str) -> None:
+    """Asks before something is lost. Where nobody can answer, only --yes does."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{question} Nobody is there to answer: say --yes.")
+    click.confirm(question, abort=True, err=True)
 
 
 async def connected(dsn: str) -> db.Connection:

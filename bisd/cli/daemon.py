@@ -1,4 +1,4 @@
-"""bisd demo, run, migrate, listen"""
+"""bisd demo, run, migrate, check, listen"""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import uvloop
 
 from bisd import db, embedded, log
 from bisd import migrate as migration
+from bisd.check import Finding, Level
+from bisd.check import check as checks
 from bisd.cli.context import connected, with_config
+from bisd.cli.output import json_option, show_rows
 from bisd.config import Config
 from bisd.demo import Demo, Shown
 from bisd.errors import BisdError
@@ -80,6 +83,25 @@ def migrate(config: Config, check: bool) -> None:
     for step in applied:
         click.echo(f"applied {step.number:04} {step.name}")
     click.echo("The schema is up to date.", err=True)
+
+
+@click.command()
+@json_option
+@with_config
+def check(config: Config, as_json: bool) -> None:
+    """Says what would not work: the database, rights, triggers, the session, clocks, keys, URLs. Exit 1 if something would."""
+    dsn = db.resolve_dsn(config.database)
+
+    async def find() -> list[Finding]:
+        connection = await connected(dsn)
+        try:
+            return [finding async for finding in checks(connection, config)]
+        finally:
+            await connection.close()
+
+    findings = asyncio.run(find())
+    show_rows([finding._asdict() for finding in findings], as_json, "")
+    click.get_current_context().exit(1 if any(finding.level is Level.FAULT for finding in findings) else 0)
 
 
 @click.command()

@@ -7,8 +7,9 @@ from typing import BinaryIO
 import click
 
 from bisd import control
-from bisd.cli.context import IDENTIFIER, ask, with_config
+from bisd.cli.context import ask, with_config
 from bisd.cli.output import json_option, show_json
+from bisd.cli.values import IDENTIFIER
 from bisd.config import Config
 from bisd.errors import BodyInvalidError
 

@@ -29,14 +29,30 @@ def show_rows(rows: Sequence[dict[str, object]], as_json: bool, empty: str) -> N
             table.add_column(name.replace("_", " "), justify="right" if _is_number(rows[0][name]) else "left")
         for row in rows:
             table.add_row(*(Text(_printable(_text(value))) for value in row.values()))
-        console = Console()
-        if not console.is_terminal:
-            console.width = _WIDE  # a file has no edge: nothing is shortened
-        console.print(table)
+        _print(table)
+
+
+def show_record(record: dict[str, object], as_json: bool) -> None:
+    """One thing, a line for each of its fields."""
+    if as_json:
+        show_json(record)
+        return
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold")
+    for name, value in record.items():
+        table.add_row(name.replace("_", " "), Text(_printable(_text(value))))
+    _print(table)
 
 
 def show_json(value: object) -> None:
     click.echo(json.dumps(value, default=_plain, ensure_ascii=False))
+
+
+def _print(table: Table) -> None:
+    console = Console()
+    if not console.is_terminal:
+        console.width = _WIDE  # a file has no edge: nothing is shortened
+    console.print(table)
 
 
 def _is_number(value: object) -> bool:
@@ -55,6 +71,8 @@ def _text(value: object) -> str:
             return f"{value:.1f}"
         case bytes():
             return value[:60].decode("utf-8", "replace")
+        case list():
+            return ", ".join(map(str, value))
         case _:
             return str(value)
 
