@@ -238,14 +238,16 @@ async def _has_state(shop: Shop, state: str) -> bool:
 
 
 async def test_what_outlives_its_time_expires(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
-    """A delivery that waited too long is settled as expired, without a POST."""
-    await shop.subscribe("notification/create", receiver.url)
+    """A delivery that waited too long is settled as expired, without a POST; one whose webhook was switched on since is not."""
+    webhook_id = await shop.subscribe("notification/create", receiver.url)
+    await shop.subscribe("notification/create", receiver.url + "resumed")
     await shop.notify()
     await shop.connection.execute("update bisd.delivery set owed_since = now() - interval '1 hour'")
+    await shop.connection.execute("update bisd.webhook set resumed_at = now() - interval '2 hours' where id = $1", webhook_id)
     async with running(configure(ca_file, expires_after=timedelta(minutes=30)), dsn):
         await eventually(lambda: _nothing_owed(shop))
-    assert await shop.statuses() == [("expired", 0, None, None)]
-    assert receiver.requests == []
+    assert await shop.statuses() == [("expired", 0, None, None), ("delivered", 1, 200, None)]
+    assert [got.path for got in receiver.requests] == ["/resumed"]
 
 
 async def _nothing_owed(shop: Shop) -> bool:

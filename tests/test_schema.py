@@ -15,9 +15,10 @@ import pytest
 
 from bisd import config, db, migrate
 from bisd.errors import SchemaNewerError, SchemaOlderError
-from tests.support.daemon import configure
+from tests.support.daemon import configure, running
 from tests.support.postgres import Server
-from tests.support.shop import SEED_BODY, SEED_ROW, SEED_SENT, Shop
+from tests.support.receiver import Receiver
+from tests.support.shop import SEED_BODY, SEED_ROW, SEED_SENT, Shop, eventually
 
 Connect = Callable[[], Awaitable[db.Connection]]
 
@@ -110,6 +111,17 @@ async def test_the_body_is_what_javascript_writes(shop: Shop) -> None:
         ("select bisd.create_webhook(1, 'a', 'https://example.com/' || repeat('x', 3000))", "cannot be a webhook's URL"),
         ("select bisd.enable_webhook(99)", "there is no webhook 99"),
         ("select bisd.disable_webhook(99)", "there is no webhook 99"),
+        ("select bisd.enable_webhook(1)", "there is no webhook 1"),
+        ("select bisd.rotate_key(99, '1 day')", "there is no account 99"),
+        ("select bisd.rotate_key(1, null)", "two keys cannot overlap for no known time"),
+        ("select bisd.rotate_key(1, '-1 second')", "two keys cannot overlap for"),
+        ("select bisd.rotate_key(1, '91 days')", "two keys cannot overlap for 91 days"),
+        ("select bisd.set_plan(99, 'small')", "there is no account 99"),
+        ("select bisd.set_plan(1, 'gold')", 'there is no plan "gold"'),
+        ("select bisd.set_plan(1, null)", "there is no plan"),
+        ("select bisd.set_webhook(99, '{}')", "there is no webhook 99"),
+        ("select bisd.remove_webhook(99)", "there is no webhook 99"),
+        ("select bisd.send_test(99)", "there is no webhook 99"),
         ("select bisd.emit(99, 'a', '{}')", "there is no account 99"),
         ("select bisd.emit(1, '', '{}')", "cannot be a topic"),
         ("select bisd.emit(1, null, '{}')", "cannot be a topic"),
@@ -143,6 +155,15 @@ async def test_the_largest_body_goes_through(shop: Shop) -> None:
         "insert into bisd.webhook (account_id, topic, url) values (1, 'a', E'https://example.com/\\r\\nHost: evil')",
         "insert into bisd.webhook (account_id, topic, url) values (1, '', 'https://example.com/')",
         "insert into bisd.webhook (account_id, topic, url, max_in_flight) values (1, 'a', 'https://example.com/', 0)",
+        "insert into bisd.webhook (account_id, topic, url, rate) values (1, 'a', 'https://example.com/', 'nan')",
+        "insert into bisd.webhook (account_id, topic, url, filter) values (1, 'a', 'https://example.com/', '$.a')",
+        """insert into bisd.webhook (account_id, topic, url, headers) values (1, 'a', 'https://a/', '{"Host": "x"}')""",
+        "insert into bisd.webhook (account_id, topic, url, enabled, removed_at) values (1, 'a', 'https://a/', true, now())",
+        "insert into bisd.webhook (account_id, topic, url, failures) values (1, 'a', 'https://example.com/', 1)",
+        "insert into bisd.webhook (account_id, topic, url, next_probe_at) values (1, 'a', 'https://example.com/', now())",
+        "insert into bisd.event (account_id, topic, body, test) values (1, 'a', '{}', true)",
+        "insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, verdict) "
+        "values (1, 1, now(), now(), 'retry')",
         "insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes, due_at) values (1, 1, now(), 2, 'infinity')",
         "insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes, attempts) values (1, 1, now(), 2, -1)",
         "insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes, attempts) values (1, 1, now(), 2, 9999999)",
@@ -158,43 +179,98 @@ async def test_nonsense_is_refused_by_constraint(statement: str, shop: Shop) -> 
         await shop.connection.execute(statement)
 
 
-@pytest.mark.parametrize(
-    ("role", "allowed", "forbidden"),
-    [
-        (
-            "bisd_app",
-            ["insert into bisd.notification (account_id) values (1)", "update bisd.notification set sent_at = now()",
-             "select bisd.emit(1, 'a', '{}')"],
-            ["select api_key from bisd.account", "select * from bisd.event", "delete from bisd.delivery",
-             "insert into bisd.webhook (account_id, topic, url) values (1, 'a', 'https://example.com/')",
-             "select bisd.create_account('x', 'medium')", "select bisd.enable_webhook(1)", "delete from bisd.notification",
-             "select bisd.drop_partitions('event', now())"],
-        ),
-        (
-            "bisd_reader",
-            ["select * from bisd.delivery_status", "select id, url from bisd.webhook", "select status from bisd.attempt"],
-            ["select api_key from bisd.account", "select body from bisd.event", "select answer from bisd.attempt",
-             "select bisd.emit(1, 'a', '{}')", "insert into bisd.notification (account_id) values (1)",
-             "select * from bisd.notification", "update bisd.delivery set attempts = 0", "select bisd.restamp()"],
-        ),
-        (
-            "bisd_daemon",
-            ["select api_key from bisd.account", "update bisd.delivery set attempts = 1", "select bisd.make_partitions(1)"],
-            ["update bisd.account set plan = 'large'", "insert into bisd.webhook (account_id, topic, url) values (1, 'a', 'x')",
-             "update bisd.attempt set status = 200", "delete from bisd.event", "create table bisd.mine ()",
-             "select bisd.create_account('x', 'medium')"],
-        ),
-    ],
-)  # fmt: skip
-async def test_roles_may_do_what_they_must(role: str, allowed: list[str], forbidden: list[str], shop: Shop) -> None:
+# What each role must be able to do, and what it must not.
+_RIGHTS: dict[str, tuple[list[str], list[str]]] = {
+    "bisd_app": (
+        ["insert into bisd.notification (account_id) values (1)", "update bisd.notification set sent_at = now()",
+         "select * from bisd.notification", "select bisd.emit(1, 'a', '{}')", "select body from bisd.webhook_event",
+         "listen bisd_webhook"],
+        ["select api_key from bisd.account", "select * from bisd.event", "select * from bisd.delivery_status",
+         "select * from bisd.webhook_health", "select url from bisd.webhook", "select * from bisd.attempt",
+         "delete from bisd.delivery", "delete from bisd.notification", "truncate bisd.notification",
+         "insert into bisd.event (account_id, topic, body) values (1, 'a', '{}')", "update bisd.webhook set url = 'https://a/'",
+         "insert into bisd.webhook (account_id, topic, url) values (1, 'a', 'https://example.com/')",
+         "update bisd.plan set webhooks = true", "select bisd.create_account('x', 'medium')", "select bisd.rotate_key(1, '0')",
+         "select bisd.set_plan(1, 'small')", "select bisd.create_webhook(1, 'a', 'https://example.com/')",
+         "select bisd.set_webhook(1, '{}')", "select bisd.enable_webhook(1)", "select bisd.disable_webhook(1)",
+         "select bisd.remove_webhook(1)", "select bisd.send_test(1)", "select bisd.retry(1, 1)", "select bisd.cancel(1, 1)",
+         "select bisd.replay(1, now() - interval '1 h', now(), false)", "select bisd.cancel_replay(1)",
+         "select bisd.report(1, now(), 1, 0, now(), null, 0, 'gone', '')", "select bisd.drop_partitions('event', now())",
+         "select bisd.require_webhook(1)", "select bisd.forget_webhooks(now())", "create table bisd.mine ()"],
+    ),
+    "bisd_reader": (
+        ["select * from bisd.delivery_status", "select * from bisd.webhook_health", "select id, url, note from bisd.webhook",
+         "select status from bisd.attempt", "select id, topic from bisd.event", "select * from bisd.delivery",
+         "select id, name, plan from bisd.account", "select * from bisd.plan"],
+        ["select api_key from bisd.account", "select previous_api_key from bisd.account", "select * from bisd.account",
+         "select headers from bisd.webhook", "select * from bisd.webhook", "select body from bisd.event",
+         "select * from bisd.webhook_event", "select answer from bisd.attempt", "select * from bisd.notification",
+         "select bisd.emit(1, 'a', '{}')", "insert into bisd.notification (account_id) values (1)",
+         "update bisd.delivery set attempts = 0", "delete from bisd.delivery", "update bisd.webhook set enabled = true",
+         "select bisd.create_account('x', 'large')", "select bisd.rotate_key(1, '0')", "select bisd.set_plan(1, 'small')",
+         "select bisd.enable_webhook(1)", "select bisd.send_test(1)", "select bisd.retry(1, 1)", "select bisd.cancel(1, 1)",
+         "select bisd.require_webhook(1)", "select bisd.restamp()", "create table bisd.mine ()"],
+    ),
+    "bisd_daemon": (
+        ["select api_key from bisd.account", "update bisd.delivery set attempts = 1", "delete from bisd.delivery",
+         "insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, verdict) "
+         "values (1, 1, now(), now(), 'expired')", "select bisd.make_partitions(1)", "select bisd.restamp()",
+         "select bisd.report(1, now(), 1, 0, now(), null, 0, null, '')", "select bisd.forget_webhooks('2000-01-01')",
+         "select bisd.drop_partitions('event', '2000-01-01')", "select * from bisd.webhook_health", "listen bisd"],
+        ["update bisd.account set plan = 'large'", "delete from bisd.account", "update bisd.webhook set enabled = true",
+         "insert into bisd.webhook (account_id, topic, url) values (1, 'a', 'https://a/')", "delete from bisd.webhook",
+         "update bisd.attempt set status = 200", "delete from bisd.attempt", "truncate bisd.attempt", "delete from bisd.event",
+         "insert into bisd.event (account_id, topic, body) values (1, 'a', '{}')", "update bisd.event set topic = 'b'",
+         "insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes) values (1, 1, now(), 2)",
+         "insert into bisd.notification (account_id) values (1)", "update bisd.plan set webhooks = true",
+         "insert into bisd.migration (number, name) values (9000, 'x')", "create table bisd.mine ()",
+         "drop table bisd.event_default", "select bisd.create_account('x', 'medium')", "select bisd.rotate_key(1, '0')",
+         "select bisd.emit(1, 'a', '{}')", "select bisd.enable_webhook(1)", "select bisd.remove_webhook(1)"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("role", _RIGHTS)
+async def test_roles_may_do_what_they_must(role: str, shop: Shop) -> None:
     """Each role can do its work, and nothing else."""
     await shop.subscribe("notification/create", "https://example.com/")
+    allowed, forbidden = _RIGHTS[role]
+    assert len(forbidden) >= 15
     await shop.connection.execute(f"set role {role}")
     for statement in allowed:
         await shop.connection.execute(statement)
     for statement in forbidden:
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await shop.connection.execute(statement)
+            pytest.fail(f"{role} may: {statement}")
+
+
+async def test_nobody_else_may_call_anything(shop: Shop) -> None:
+    """Whoever has none of the three roles can call no function that changes or shows something."""
+    functions = await shop.connection.fetch(
+        "select p.oid::regprocedure::text from pg_catalog.pg_proc p "
+        "where p.pronamespace = 'bisd'::regnamespace and exists (select from aclexplode(coalesce(p.proacl, "
+        "acldefault('f', p.proowner))) a where a.grantee = 0) order by 1"
+    )
+    assert [row[0] for row in functions] == []
+
+
+async def test_the_daemon_s_rights_are_enough(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
+    """With the role bisd_daemon alone it delivers, tests, says how a webhook is doing, and deactivates it."""
+    webhook_id = await shop.subscribe("notification/create", receiver.url)
+    receiver.statuses = [500, 200, 200, 410]
+    async with running(configure(ca_file), f"{dsn}&role=bisd_daemon"):
+        await shop.notify()
+        await receiver.received(2)
+        await shop.connection.execute("select bisd.send_test($1)", webhook_id)
+        await receiver.received(3)
+        await shop.notify()
+        await eventually(lambda: _is_off(shop))
+    assert [row[0] for row in await shop.statuses()] == ["delivered", "delivered", "held"]
+
+
+async def _is_off(shop: Shop) -> bool:
+    return not await shop.connection.fetchval("select enabled from bisd.webhook")
 
 
 async def test_partitions_are_made_ahead_and_dropped_whole(shop: Shop) -> None:
@@ -222,9 +298,11 @@ async def test_the_fence(shop: Shop, ca_file: Path) -> None:
     await shop.notify(2)
     settle = db.query("settle")
     rows = await shop.connection.fetch("select event_id, event_created_at, now() as at from bisd.delivery order by 1")
+    nothing: list[object] = [None, None]
     columns: list[list[object]] = [
         [1, 1], [row["event_id"] for row in rows], [row["event_created_at"] for row in rows], [0, 0], [None, None],
-        ["delivered"] * 2, [1, 1], [row["at"] for row in rows], [200, 200], *[[None, None]] * 6,
+        ["delivered"] * 2, [1, 1], [row["at"] for row in rows], [200, 200], *[nothing] * 6,
+        [False, False],
     ]  # fmt: skip
     await shop.connection.execute("update bisd.delivery set attempts = 1 where event_id = $1", rows[1]["event_id"])
     fenced = await shop.connection.fetch(settle, *columns)
