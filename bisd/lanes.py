@@ -18,6 +18,9 @@ from bisd.delivery.lane import END, Key, Lane, Window
 from bisd.health import Limits, Report
 from bisd.model import Delivery, Took, Webhook, shard_of
 
+# Whoever sends himself a thousand tests has no right to a thousand connections.
+_TESTS_AT_ONCE = 32
+
 
 class Turn(NamedTuple):
     """A delivery whose turn it is, the webhook it goes to, and the time it was given out."""
@@ -136,7 +139,7 @@ class Lanes:
     def next(self, now: datetime) -> Turn | None:
         """Whose turn it is: the lanes that are ready, in a circle; nobody's while too many octets are in flight."""
         self._ring(now)
-        if self._tests:
+        if self._tests and len(self._testing) - len(self._tests) < _TESTS_AT_ONCE:
             return Turn(*self._tests.popleft(), now)
         while self._ready and self._flying < 2 * self._budget.octets:
             lane = self._ready.popleft()

@@ -230,7 +230,7 @@ async def test_a_long_failure_is_counted_by_index_and_no_further_than_asked(
     assert "Seq Scan" not in plan
     attempts = [line for line in plan.splitlines() if " on attempt" in line]
     assert [] == [line for line in attempts if "webhook_id_attempted_at_idx on " not in line]
-    assert sum(_rows(attempts)) == 1000
+    assert 1000 <= sum(_rows(attempts)) <= 1000 + 2  # a merge, and a window, read a row ahead
 
 
 # Two webhooks' attempts of two days, all failed. Tests and what was put off count for nothing, and there are some.
@@ -240,7 +240,7 @@ _FAILURES = """
         select n, 1 + n % 2, now() - n * interval '8 s', now(), case when n % 7 > 0 then 1 end, 'retry', 500, now(), n % 5 = 0
         from generate_series(1, 20000) n
     )
-    update bisd.webhook set failing_since = now() - interval '2 days', failures = 3
+    update bisd.webhook set resumed_at = now() - interval '9 days', failing_since = now() - interval '2 days', failures = 3
 """
 
 

@@ -37,7 +37,8 @@ OUR_OWN = {
     "filter_fault", "forget_attachment", "forget_faults", "forget_webhooks", "header_fault", "insert_events", "keep_webhook",
     "make_partitions", "mark_sent", "max_body_bytes", "new_api_key", "no_event", "notification_created", "notification_json",
     "notification_sent", "passes", "plan_changed", "record_faults", "report", "require_account", "require_attachable",
-    "require_expression", "require_plan", "require_topic", "require_url", "require_webhook", "reread_webhook", "restamp", "ring",
+    "require_expression", "require_plan", "require_topic", "require_url", "require_webhook", "reread_webhook", "restamp",
+    "resume_account", "ring",
     "sample", "seal_keys", "stamp_webhook", "url_fault", "utc", "visible_columns", "webhook_state", "webhooks_changed",
 }  # fmt: skip
 

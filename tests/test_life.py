@@ -27,6 +27,12 @@ from tests.support.shop import Shop, eventually
 Connect = Callable[[], Awaitable[db.Connection]]
 
 
+_HOLD_AND_RESUME = [
+    ("select bisd.set_plan(1, 'small')", "select bisd.set_plan(1, 'medium')"),
+    ("update bisd.plan set webhooks = false", "update bisd.plan set webhooks = true"),
+]
+
+
 def _sign(key: str, body: bytes) -> str:
     return base64.b64encode(hmac.new(key.encode(), body, hashlib.sha256).digest()).decode()
 
@@ -146,6 +152,22 @@ async def test_a_plan_without_webhooks_holds_and_says_so(shop: Shop, receiver: R
         await receiver.received(3)
     assert [got.id for got in receiver.requests] == ["evt_1", "evt_1", "evt_3"]
     assert (await _health(shop, webhook_id))["note"].startswith("switched on since ")
+
+
+async def test_what_a_plan_held_has_its_full_time_again(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
+    """However long it was held: when the plan has webhooks again, by the account's change or the plan's, it goes out."""
+    await shop.subscribe("notification/create", receiver.url)
+    async with running(configure(ca_file), dsn):
+        for number, (hold, resume) in enumerate(_HOLD_AND_RESUME, 1):
+            await shop.connection.execute(hold)
+            await shop.connection.execute(
+                "with event as (insert into bisd.event (account_id, topic, body) values (1, 'x', '{}') returning *) "
+                "insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes, owed_since, due_at) "
+                "select 1, id, created_at, 2, now() - interval '9 days', now() - interval '9 days' from event"
+            )
+            await shop.connection.execute(resume)
+            await receiver.received(number)
+    assert [("delivered", 1, 200, None)] * 2 == await shop.statuses()
 
 
 async def test_a_webhook_is_switched_under_a_running_daemon(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
@@ -322,7 +344,7 @@ async def test_a_test_asked_for_while_the_daemon_is_down(shop: Shop, receiver: R
 async def test_more_tests_than_one_look_reads(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
     """1,200 tests asked for in one transaction all arrive, each once."""
     await shop.subscribe("notification/sent", receiver.url, enable=False)
-    async with running(configure(ca_file, max_in_flight=32), dsn):
+    async with running(configure(ca_file), dsn):
         await shop.connection.execute("select bisd.send_test(1) from generate_series(1, 1200)")
         counts = await receiver.received_events(1_200)
         await eventually(lambda: _owes(shop, 0))

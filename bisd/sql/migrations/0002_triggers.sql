@@ -91,9 +91,22 @@ end $$;
 create trigger keep before delete on bisd.webhook
     for each row execute function bisd.keep_webhook();
 
+-- A plan that has webhooks again: as if they had been switched on, so that what was held has its full time.
+create function bisd.resume_account(account_id bigint) returns void
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+    update bisd.webhook w
+    set resumed_at = now(), failing_since = null, failures = 0, warned = 0, deactivates_at = null, next_probe_at = null, probes = 0
+    where w.account_id = resume_account.account_id and w.enabled
+$$;
+
 create function bisd.account_changed() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    if new.plan <> old.plan
+        and (select has.webhooks and not had.webhooks
+             from bisd.plan has, bisd.plan had where has.name = new.plan and had.name = old.plan) then
+        perform bisd.resume_account(new.id);
+    end if;
     update bisd.webhook set account_id = account_id where account_id = new.id;
     return null;
 end $$;
@@ -104,6 +117,9 @@ create trigger changed after update of plan, api_key, previous_api_key, previous
 create function bisd.plan_changed() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    if new.webhooks and not old.webhooks then
+        perform bisd.resume_account(a.id) from bisd.account a where a.plan = new.name;
+    end if;
     update bisd.webhook w set account_id = w.account_id
     from bisd.account a
     where a.id = w.account_id and a.plan = new.name;

@@ -276,6 +276,11 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
                 1, 'en-GB', 14400, bisd.utc(now() - interval '2 days'),
                 row(8339067207909, 'Black Tea', 44211925318693, 'Small', null)::bisd.notification_product
             )::bisd.notification_body)
+        when topic in ('webhook/failing', 'webhook/deactivated', 'webhook/recovered') then
+            row_to_json(row(
+                7, topic, bisd.utc(now()), row('notification/sent', 'CRM')::bisd.webhook_subscription, 'a sample',
+                bisd.utc(now() - interval '36 hours'), 41, bisd.utc(now() + interval '36 hours')
+            )::bisd.webhook_body)
         else row_to_json(row(topic, bisd.utc(now()))::bisd.sample_body) end as body
     ) sample
 $$;
@@ -349,7 +354,8 @@ end $$;
 
 -- Owes again what happened from `since` until before `until` (null: now): all that the webhook's topic and filter call for, sent
 -- before, missed or failed; or only what failed, expired or was refused. What is owed already is left as it is. Spread over time,
--- `per_second`, so that what happens meanwhile does not wait behind it. Answers how many.
+-- `per_second`, so that what happens meanwhile does not wait behind it; to an ordered webhook, where it has to, as fast as that
+-- takes them. Answers how many.
 create function bisd.replay(
     webhook_id bigint, since timestamptz, until timestamptz, only_failed boolean, per_second double precision default 100
 ) returns bigint
@@ -368,7 +374,8 @@ begin
     end if;
     with wanted as (
         select e.id, e.created_at, octet_length(e.body::text) as bytes,
-               now() + (row_number() over (order by e.id) - 1) / per_second * interval '1 second' as due_at
+               now() + case when webhook.ordered then interval '0'
+                            else (row_number() over (order by e.id) - 1) / per_second * interval '1 second' end as due_at
         from bisd.event e
         where e.account_id = webhook.account_id and e.topic = webhook.topic
           and e.created_at >= since and e.created_at < coalesce(until, now())

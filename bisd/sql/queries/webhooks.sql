@@ -1,15 +1,18 @@
 -- What a lane must know of its webhooks. $1 webhook ids. Columns as in model.Webhook; headers as JSON, if there are any; then
--- those of model.Standing. How often a failing one has failed is counted anew, by index, as far as anybody asks.
+-- those of model.Standing. How often a failing one has failed since its last success is counted anew, by index, as far as
+-- anybody asks.
 select w.id, w.account_id, w.url, a.api_key, a.previous_api_key, a.previous_until, w.max_in_flight,
        w.enabled and p.webhooks as live, w.ordered, w.rate, nullif(w.headers, '{}')::text as headers, w.resumed_at,
        w.failing_since,
        case when w.failing_since is null then 0 else greatest(w.failures, (
            select count(*)
-           from (select
+           from (select bool_or(t.verdict = 'delivered') over (order by t.attempted_at desc rows unbounded preceding) as taken
                  from bisd.attempt t
-                 where t.webhook_id = w.id and t.attempted_at >= w.failing_since
-                   and t.number is not null and not t.test and t.verdict <> 'delivered'
-                 limit 1000) failed
+                 where t.webhook_id = w.id and t.attempted_at >= coalesce(w.resumed_at, '1970-01-01')
+                   and t.number is not null and not t.test
+                 order by t.attempted_at desc
+                 limit 1000) latest
+           where not latest.taken
        ))::integer end as failures,
        w.warned, w.next_probe_at, w.probes
 from bisd.webhook w
