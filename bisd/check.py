@@ -14,7 +14,7 @@ import asyncpg
 from bisd import db, insight, migrate
 from bisd.config import Config
 from bisd.egress import Egress
-from bisd.errors import BisdError, UrlRefusedError
+from bisd.errors import BisdError, KeyUnreadableError, UrlRefusedError
 from bisd.keyring import Keyring
 
 _BELL_WITHIN = 2.0
@@ -90,21 +90,28 @@ async def _bell(connection: db.Connection) -> AsyncIterator[Finding]:
 
 
 async def _keys(connection: db.Connection, config: Config) -> Finding:
+    """Every sealed key is opened: one that cannot be holds its account's webhooks."""
     keyring = Keyring(config.keys)
-    counts = {state: 0 for state in ("plain", "current", "retired", "unknown")}
-    for count in keyring.census(await insight.keys(connection)):
-        counts[count.state] += count.keys
-    if counts["unknown"]:
-        says = f"{counts['unknown']} API keys are sealed under a master key that [keys] does not name: their webhooks are held"
+    unreadable = set()
+    for row in await connection.fetch(db.query("sealed_keys")):
+        try:
+            keyring.open(row["id"], row["key"])
+        except KeyUnreadableError:
+            unreadable.add(row["id"])
+    if unreadable:
+        says = f"API keys of {len(unreadable)} accounts cannot be opened, their webhooks are held: {_some(sorted(unreadable))}"
         return Finding(Level.FAULT, "keys", says)
     if not keyring.has_master:
-        return Finding(
-            Level.WARNING, "keys", "API keys are not encrypted at rest: grants alone protect them; see [keys] master_file"
-        )
-    if counts["plain"] or counts["retired"]:
-        says = f"{counts['plain']} API keys are in plain, {counts['retired']} under a retired master key: bisd keys seal"
+        says = "API keys are not encrypted at rest, grants alone protect them: see [keys] master_file"
         return Finding(Level.WARNING, "keys", says)
+    behind = sum(count.keys for count in keyring.census(await insight.keys(connection)) if count.state != "current")
+    if behind:
+        return Finding(Level.WARNING, "keys", f"{behind} API keys are not sealed under the master key: bisd keys seal")
     return Finding(Level.OK, "keys", "all API keys are sealed under the master key")
+
+
+def _some(ids: list[int]) -> str:
+    return ", ".join(map(str, ids[:20])) + (", ..." if len(ids) > 20 else "")
 
 
 async def _egress(connection: db.Connection, config: Config) -> Finding:
@@ -114,8 +121,8 @@ async def _egress(connection: db.Connection, config: Config) -> Finding:
         try:
             egress.permit_url(row["url"])
         except UrlRefusedError:
-            refused.append(str(row["id"]))
+            refused.append(row["id"])
     if refused:
-        shown = ", ".join(refused[:20]) + (", ..." if len(refused) > 20 else "")
-        return Finding(Level.WARNING, "egress", f"[egress] refuses the URLs of {len(refused)} webhooks that are on: {shown}")
+        says = f"[egress] refuses the URLs of {len(refused)} webhooks that are on: {_some(refused)}"
+        return Finding(Level.WARNING, "egress", says)
     return Finding(Level.OK, "egress", "the URLs of all webhooks that are on are permitted")

@@ -23,8 +23,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 6048
 _MAX_FILE_BYTES = 1 << 20
 _STRICT = ConfigDict(extra="forbid")
 _ENVIRONMENT = "BISD_"
-# Sections whose values no fault shows.
-_SECRET = {"database", "keys"}
+# Sections and keys whose values no fault shows: somebody may have put a password there.
+_SECRET = {"database", "keys", "egress.proxy"}
 # The command line's own.
 _NOT_SETTINGS = {"BISD_CONFIG", "BISD_LISTEN_KEY"}
 
@@ -83,6 +83,12 @@ def _positive(value: timedelta) -> timedelta:
 def _postgresql_url(text: str) -> str:
     if not text.startswith(("postgresql://", "postgres://")):
         raise ValueError("must be a URL, like postgresql://bisd@db.example.com/shop")
+    return text
+
+
+def _proxy_url(text: str) -> str:
+    if not re.fullmatch(r"http://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?", text):
+        raise ValueError('must be a URL with a port, and without a user name, like "http://proxy.example.com:3128"')
     return text
 
 
@@ -169,6 +175,7 @@ class EgressConfig:
     deny: list[Network] = field(default_factory=list)
     ports: Annotated[list[Ports], Field(min_length=1)] = field(default_factory=lambda: [(443, 443), (8443, 8443)])
     ca_file: File | None = None
+    proxy: Annotated[str, Strict(), AfterValidator(_proxy_url)] | None = None
 
 
 @dataclass(frozen=True)
@@ -287,7 +294,7 @@ def _fault(error: Any) -> str:
     if error["type"] == "dataclass_type":
         return f"{key}: must be a table, [{key}]"
     message = str(error["msg"]).removeprefix("Value error, ")
-    shown = "" if where[0] in _SECRET else f" (it is {error['input']!r})"
+    shown = "" if where[0] in _SECRET or key in _SECRET else f" (it is {error['input']!r})"
     return f"{key}: {message[0].lower()}{message[1:]}{shown}"
 
 
@@ -314,6 +321,8 @@ def _checked(config: Config) -> Config:
         faults.append("delivery.connect_timeout: is longer than delivery.timeout, which covers the whole attempt")
     if config.retry.base is not None and config.retry.base > config.retry.max:
         faults.append("retry.base: is longer than retry.max")
+    if config.egress.proxy is not None and config.egress.allow_http:
+        faults.append("egress.allow_http: plain HTTP does not go through egress.proxy; keep one")
     if config.delivery.max_in_flight_per_webhook > config.delivery.max_in_flight:
         faults.append("delivery.max_in_flight_per_webhook: is more than delivery.max_in_flight")
     if faults:

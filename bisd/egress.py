@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
 from time import monotonic
+from typing import NamedTuple
 
 import aiodns
 import aiohttp
+import idna
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
@@ -34,8 +38,14 @@ _SPECIAL = [
         "2002::/16 2620:4f:8000::/48 3fff::/20 5f00::/16 fc00::/7 fe80::/10 fec0::/10 ff00::/8"
     ).split()
 ]
+# Names that are for use inside (RFC 6761, 6762, 8375, ICANN's .internal, and what routers and clouds made of them).
+_INSIDE = (
+    "localhost local localdomain internal intranet private corp home mail lan svc test invalid example onion alt arpa"
+).split()
 _GLOBAL_IPV6 = ip_network("2000::/3")
-_HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?")
+_HOST_NAME = re.compile(r"((?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.)*(?!-)[A-Za-z0-9-]{1,63}(?<!-)\.?")
+# As the schema has it (bisd.url_fault).
+_MOST_CHARACTERS = 2048
 _MAX_ANSWERS = 32
 # What a resolver that works says of a name that does not.
 _NO_SUCH_NAME = {
@@ -45,16 +55,25 @@ _NO_SUCH_NAME = {
     aiodns.error.ARES_EBADNAME,
     aiodns.error.ARES_EFORMERR,
 }
-# Without an answer to any name for so many seconds, it is not the name.
-_SILENCE = 30.0
+_RESOLV_CONF = Path("/etc/resolv.conf")
+_RECONFIGURE_EVERY = 10.0
+# Somewhere far away, which is not asked anything: is there a route that leads out?
+_FAR = ((socket.AF_INET, "198.41.0.4"), (socket.AF_INET6, "2001:503:ba3e::2:30"))
 
 
 class AddressRefused(OSError):
     """The address may not be reached. An OSError, so that aiohttp treats it as a connection that failed."""
 
 
+class Permitted(NamedTuple):
+    """Whom to ask, and for what: path and query as they were registered."""
+
+    url: URL
+    target: str
+
+
 class ResolverSilent(OSError):
-    """No name has been answered for a while: our resolver is at fault, or the way to it, and not the name."""
+    """No name is answered, not even another one: our resolver is at fault, or the way to it, and not the name."""
 
 
 class Egress:
@@ -65,6 +84,9 @@ class Egress:
         self._allow = config.allow
         self._deny = config.deny
         self._ports = config.ports
+        self.proxy = URL(config.proxy) if config.proxy is not None else None
+        literal = _literal(self.proxy.host_subcomponent or "") if self.proxy is not None else None
+        self._proxy_addresses: set[_Address] = set() if literal is None else {literal}
         # Judged once per URL, not once per POST; refusals are not kept.
         self.permit_url = lru_cache(maxsize=8192)(self._permit_url)
 
@@ -76,16 +98,18 @@ class Egress:
             return True
         if isinstance(address, IPv6Address) and address not in _GLOBAL_IPV6:
             return False
-        return not _within(address, _SPECIAL)
+        return not (_within(address, _SPECIAL) or _is_isatap(address))
 
-    def _permit_url(self, raw: str) -> URL:
-        """The URL as it will be requested, byte for byte. Raises UrlRefusedError with the reason."""
+    def _permit_url(self, raw: str) -> Permitted:
+        """The URL, and what will be requested of its host, byte for byte. Raises UrlRefusedError with the reason."""
+        if len(raw) > _MOST_CHARACTERS:
+            raise UrlRefusedError(reason=f"it has more than {_MOST_CHARACTERS} characters")
         if not raw.isascii() or not raw.isprintable() or re.search(r"[\s\\<>\"{}|^`]", raw):
             raise UrlRefusedError(reason="it has characters that a URL cannot have; percent-encode them")
-        match = re.match(r"(https?)://([^/?#]*)", raw)
+        match = re.match(r"(https?)://([^/?#]*)", raw, re.IGNORECASE)
         if match is None:
             raise UrlRefusedError(reason="it must start with https://")
-        scheme, authority = match[1], match[2]
+        scheme, authority = match[1].lower(), match[2]
         if scheme == "http" and not self._allow_http:
             raise UrlRefusedError(reason="it must start with https://; plain HTTP is not allowed here")
         if "@" in authority:
@@ -94,8 +118,11 @@ class Egress:
         if not any(first <= port <= last for first, last in self._ports):
             raise UrlRefusedError(reason=f"port {port} is not allowed; see [egress] ports")
         self._permit_host(host)
+        target = raw[match.end() :].partition("#")[0]
+        if re.search(r"%(?![0-9A-Fa-f]{2})", target):
+            raise UrlRefusedError(reason="it has a % that begins no percent-encoding; write %25")
         try:
-            return URL(raw.partition("#")[0], encoded=True)
+            return Permitted(URL(raw.partition("#")[0], encoded=True), target if target.startswith("/") else f"/{target}")
         except ValueError:
             raise UrlRefusedError(reason="it is not a URL") from None
 
@@ -104,65 +131,166 @@ class Egress:
         if address is not None:
             if not self.permits(address):
                 raise UrlRefusedError(reason="its address is not a public one")
-        elif not _HOST_NAME.fullmatch(host) or len(host) > 253 or re.fullmatch(r"(.*\.)?(0x[0-9a-f]*|[0-9]+)\.?", host, re.I):
+            return
+        name = host.removesuffix(".").lower()
+        if not _HOST_NAME.fullmatch(host) or len(name) > 253 or re.fullmatch(r"(.*\.)?(0x[0-9a-f]*|[0-9]+)", name):
             raise UrlRefusedError(reason="its host is neither a name nor an address in the usual form")
+        if not all(map(_is_what_it_says, name.split("."))):
+            raise UrlRefusedError(reason="its host has a label in Punycode that stands for no such name")
+        if not self._allow and ("." not in name or any(name == one or name.endswith(f".{one}") for one in _INSIDE)):
+            raise UrlRefusedError(reason="its host is a name for use inside a network, not a public one")
 
     def open_socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
         """aiohttp's socket factory: the last look at an address before it is dialled. Raises AddressRefused."""
         family, kind, protocol, _, sockaddr = info
-        if not self.permits(ip_address(str(sockaddr[0]).partition("%")[0])):
+        address = ip_address(str(sockaddr[0]).partition("%")[0])
+        if self.proxy is None:
+            permitted = self.permits(address)
+        else:
+            permitted = sockaddr[1] == self.proxy.port and address in self._proxy_addresses
+        if not permitted:
             raise AddressRefused("address not permitted")
         return socket.socket(family=family, type=kind, proto=protocol)
 
+    def vet(self, host: str, addresses: Sequence[_Address]) -> None:
+        """Answers of the DNS: one that is not permitted condemns the name. Raises AddressRefused. Where a proxy is the way out
+        it is the only name that we resolve, and its addresses the only ones that we dial."""
+        if self.proxy is not None:
+            if host.rstrip(".") != (self.proxy.raw_host or "").rstrip("."):
+                raise AddressRefused("only the proxy is dialled")
+            self._proxy_addresses |= set(addresses)  # those of before may be about to be dialled
+        elif len(addresses) > _MAX_ANSWERS or not all(map(self.permits, addresses)):
+            raise AddressRefused("address not permitted")
+
 
 class GuardedResolver(AbstractResolver):
-    """Resolves by c-ares, without a thread, in `patience` seconds; one forbidden answer condemns the name."""
+    """Resolves by c-ares, without a thread, in `patience` seconds. Reads its configuration again when that has changed."""
 
-    def __init__(self, egress: Egress, inner: AbstractResolver, patience: float) -> None:
+    def __init__(
+        self, egress: Egress, make: Callable[[], AbstractResolver], patience: float, configuration: Path = _RESOLV_CONF
+    ) -> None:
         self._egress = egress
-        self._inner = inner
+        self._make = make
+        self._inner = make()
+        self._former: list[AbstractResolver] = []
         self._patience = patience
-        self._answered_at = float("-inf")
+        self._configuration = configuration
+        self._configured = _version(configuration)
+        self._checked_at = monotonic()
+        self._answered_at = self._silent_at = float("-inf")
+        self._probing = asyncio.Lock()
 
     async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
         """Raises AddressRefused, ResolverSilent, or OSError where the name is at fault."""
+        self._reconfigure()
         answers = await self._ask(host, port, family)
-        if len(answers) > _MAX_ANSWERS:
-            raise AddressRefused("too many addresses")
-        for answer in answers:
-            if not self._egress.permits(ip_address(answer["host"].partition("%")[0])):
-                raise AddressRefused("address not permitted")
+        if not answers:
+            raise OSError("the name has no address")
+        try:
+            addresses = [ip_address(answer["host"].partition("%")[0]) for answer in answers]
+        except ValueError:
+            raise AddressRefused("no address at all") from None
+        self._egress.vet(host, addresses)
         return answers
 
     async def _ask(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+        began = monotonic()
         try:
             async with asyncio.timeout(self._patience):
                 answers = await self._inner.resolve(host, port, family)
         except OSError as fault:
-            cause = fault.__cause__
-            if isinstance(cause, aiodns.error.DNSError) and cause.args[0] in _NO_SUCH_NAME:
-                self._answered_at = monotonic()
-            elif monotonic() - self._answered_at > _SILENCE:
+            if not _says_no(fault) and not await self._works(began):
                 raise ResolverSilent("no answer to any name") from None
             raise OSError("the name cannot be resolved") from None
         self._answered_at = monotonic()
         return answers
 
+    async def _works(self, since: float) -> bool:
+        """Whether any name has been answered since then. Whose servers are silent, or failed, may be a merchant who would have
+        us wait: another name is asked, one that no cache knows; once for all who want to know."""
+        async with self._probing:
+            if max(self._answered_at, self._silent_at) < since:
+                try:
+                    async with asyncio.timeout(self._patience / 2):
+                        await self._inner.resolve(f"bisd-{secrets.token_hex(8)}.com", 443, socket.AF_INET)
+                    self._answered_at = monotonic()
+                except OSError as fault:
+                    if _says_no(fault):
+                        self._answered_at = monotonic()
+                    else:
+                        self._silent_at = monotonic()
+        return self._answered_at >= since
+
+    def _reconfigure(self) -> None:
+        """A new channel, if there are other name servers now; what the former one was asked it may still answer."""
+        if monotonic() - self._checked_at < _RECONFIGURE_EVERY:
+            return
+        self._checked_at = monotonic()
+        version = _version(self._configuration)
+        if version != self._configured:
+            self._configured = version
+            self._former.append(self._inner)
+            self._inner = self._make()
+
     async def close(self) -> None:
-        await self._inner.close()
+        for resolver in (*self._former, self._inner):
+            await resolver.close()
 
 
 def resolver(egress: Egress, patience: float) -> GuardedResolver:
-    """Needs a running loop. Its own channel: aiohttp's shared one reads resolv.conf once and for ever."""
-    return GuardedResolver(egress, aiohttp.AsyncResolver(timeout=2, tries=2), patience)
+    """Needs a running loop. Channels of its own: aiohttp's shared one reads resolv.conf once and for ever."""
+    return GuardedResolver(egress, lambda: aiohttp.AsyncResolver(timeout=2, tries=2), patience)
+
+
+def has_route() -> bool:
+    """Whether there is a way out of this machine. A host that cannot be reached may be of a family that we do not have."""
+    for family, address in _FAR:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((address, 53))  # looks for a route, and sends nothing
+        except OSError:
+            continue
+        return True
+    return False
+
+
+def _says_no(fault: OSError) -> bool:
+    """Whether it is an answer: there is no such name, or it has no address."""
+    cause = fault.__cause__
+    return isinstance(cause, aiodns.error.DNSError) and cause.args[0] in _NO_SUCH_NAME
+
+
+def _version(file: Path) -> tuple[int, int] | None:
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino
 
 
 def _within(address: _Address, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
     return any(address.version == network.version and address in network for network in networks)
 
 
+def _is_isatap(address: _Address) -> bool:
+    """Whether it embeds an IPv4 address in its interface identifier (RFC 5214), under whatever prefix."""
+    return isinstance(address, IPv6Address) and int(address) >> 32 & 0xFDFF_FFFF == 0x5EFE
+
+
+def _is_what_it_says(label: str) -> bool:
+    """Whether a label in Punycode is that of a name which needs it: what decodes to plain letters, digits or dots, to
+    full-width ones, or not at all, was written to be taken for another name by somebody who decodes it."""
+    if not label.startswith("xn--"):
+        return True
+    try:
+        name = label[4:].encode().decode("punycode")
+        return not name.isascii() and idna.uts46_remap(name) == name and name.encode("punycode").decode() == label[4:]
+    except UnicodeError:
+        return False
+
+
 def _split(authority: str, default: int) -> tuple[str, int]:
-    match = re.fullmatch(r"(\[[0-9A-Fa-f]*:[0-9A-Fa-f:.]*\]|[^:\[\]%]+)(?::([0-9]{1,5}))?", authority)
+    match = re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[^:\[\]%]+)(?::(0|[1-9][0-9]{0,4}))?", authority)
     if match is None:
         raise UrlRefusedError(reason="its host is neither a name nor an address in the usual form")
     return match[1], int(match[2]) if match[2] else default
@@ -170,6 +298,6 @@ def _split(authority: str, default: int) -> tuple[str, int]:
 
 def _literal(host: str) -> _Address | None:
     try:
-        return ip_address(host.strip("[]"))
+        return IPv6Address(host[1:-1]) if host.startswith("[") else IPv4Address(host)
     except ValueError:
         return None

@@ -42,7 +42,7 @@ class Report(NamedTuple):
 class Health:
     """One webhook's, from what the database knows of it."""
 
-    __slots__ = ("failing_since", "over", "_webhook_id", "_limits", "_standing", "_told", "_failed")
+    __slots__ = ("failing_since", "over", "_webhook_id", "_limits", "_standing", "_told", "_failed", "_error")
 
     def __init__(self, webhook_id: int, limits: Limits, standing: Standing) -> None:
         self.failing_since = standing.failing_since
@@ -51,6 +51,7 @@ class Health:
         self._limits = limits
         self._standing = self._told = standing
         self._failed: set[int] = set()
+        self._error = ""
 
     @property
     def probe_at(self) -> datetime | None:
@@ -73,12 +74,24 @@ class Health:
         way = min((now - since) / self._limits.failing_for, failures / self._limits.min_attempts)
         warned = max([known.warned, *(percent for percent in _WARNINGS if way * 100 >= percent)])
         self.over = gone or way >= 1
+        self._error = error
         self._standing = Standing(since, failures, warned, *self._park(event_id, now, probe))
         if not (self.over or self._is_news(now)):
             return None
-        self._told = self._standing
-        ends = max(since + self._limits.failing_for, now)
-        return Report(self._webhook_id, self._standing, ends, self._reason(gone), error)
+        reason = "gone" if gone else "failing"
+        return self._tell(max(since + self._limits.failing_for, now), reason if self.over else None)
+
+    def untold(self) -> Report | None:
+        """What was not worth telling so far, and would be forgotten with this."""
+        if self.failing_since is None or self._told == self._standing or self.over:
+            return None
+        return self._tell(self.failing_since + self._limits.failing_for, None)
+
+    def forgive(self, outage: timedelta, now: datetime) -> None:
+        """For so long the fault was ours: it does not count."""
+        if self.failing_since is not None:
+            self.failing_since = min(self.failing_since + outage, now)
+            self._standing = self._standing._replace(failing_since=self.failing_since)
 
     def spare(self, now: datetime) -> None:
         """A probe came to nothing, through no fault of the receiver's: the next one waits as long again."""
@@ -101,10 +114,9 @@ class Health:
         lasting = standing.failing_since is not None and now - standing.failing_since >= _WORTH_TELLING
         return told.failing_since is None and lasting and standing.failures >= _WORTH_TELLING_FAILURES
 
-    def _reason(self, gone: bool) -> str | None:
-        if not self.over:
-            return None
-        return "gone" if gone else "failing"
+    def _tell(self, ends: datetime, deactivate: str | None) -> Report:
+        self._told = self._standing
+        return Report(self._webhook_id, self._standing, ends, deactivate, self._error)
 
 
 def _interval(probes: int) -> timedelta:

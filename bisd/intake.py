@@ -20,11 +20,13 @@ from bisd.delivery.arrival import Arrival, Arrivals, Cadence
 from bisd.delivery.lane import BEGINNING, END
 from bisd.errors import KeyUnreadableError
 from bisd.fleet import Fleet, mask
+from bisd.health import Report
 from bisd.keyring import Keyring
 from bisd.lanes import Lanes
 from bisd.model import SHARDS, Delivery, Standing, Webhook
 
 _TEND_EVERY = 2.0
+_BEAT_EVERY = 30.0
 _REFILL_ROWS = 1000
 _CHANNEL = "bisd"
 _STANDING = len(Standing._fields)
@@ -40,6 +42,7 @@ class Intake:
         lanes: Lanes,
         clock: Clock,
         wake: Callable[[], None],
+        report: Callable[[Report], None],
     ) -> None:
         self.ready = asyncio.Event()
         self._connect = connect
@@ -47,6 +50,7 @@ class Intake:
         self._lanes = lanes
         self._clock = clock
         self._wake = wake
+        self._report = report
         self._stir = asyncio.Event()
         self._lost = False
         self._log = log.get()
@@ -64,7 +68,7 @@ class Intake:
     async def _serve(self) -> None:
         connection = await self._connect()
         try:
-            session = Session(connection, self._keyring, self._lanes, self._clock, self._wake, self._stir)
+            session = Session(connection, self._keyring, self._lanes, self._clock, self._wake, self._report, self._stir)
             await session.begin()
             if self._lost:
                 self._lost = False
@@ -95,18 +99,20 @@ class Session:
         lanes: Lanes,
         clock: Clock,
         wake: Callable[[], None],
+        report: Callable[[Report], None],
         stir: asyncio.Event,
     ) -> None:
         self._connection = connection
         self._keyring = keyring
         self._lanes = lanes
         self._wake = wake
+        self._report = report
         self._stir = stir
         self._fleet = Fleet(connection)
         self._arrival = Arrival(connection, clock.hear)
         self._cadence = Cadence()
         self._open: frozenset[int] = frozenset()
-        self._tend_at = 0.0
+        self._tend_at = self._beat_at = 0.0
         self._log = log.get()
 
     async def begin(self) -> None:
@@ -151,15 +157,26 @@ class Session:
     async def _tend(self) -> None:
         """Takes and opens shards up to our share; closes what is beyond it, and lets it go when nothing is busy there."""
         self._tend_at = monotonic() + _TEND_EVERY
+        await self._beat()
         tending = await self._fleet.tend()
         await self._open_shards((self._fleet.held - tending.surplus) - self._open)
         self._open = self._fleet.held - tending.surplus
+        for report in self._lanes.untold(tending.surplus):
+            self._report(report)
         going = tending.surplus - self._lanes.close(tending.surplus) if tending.surplus else frozenset()
         if going:
             await self._fleet.release(going)
         for event, count in ((log.Event.SHARDS_TAKEN, len(tending.taken)), (log.Event.SHARDS_RELEASED, len(going))):
             if count:
                 self._log.info(event, count=count, held=len(self._fleet.held), members=self._fleet.members)
+
+    async def _beat(self) -> None:
+        """Now and then, and before the first webhook is read: what it failed to take while no daemon ran does not count."""
+        if monotonic() >= self._beat_at:
+            self._beat_at = monotonic() + _BEAT_EVERY
+            silence = await self._connection.fetchval(db.query("beat"))
+            if silence:
+                self._log.warning(log.Event.SILENCE, seconds=round(silence))
 
     async def _open_shards(self, shards: Iterable[int]) -> None:
         """Lanes for what these shards owe. From here on a webhook without a lane owes nothing but what arrives."""
@@ -175,7 +192,7 @@ class Session:
         await self._open_lanes(arrivals)
         self._lanes.arrive(arrivals.deliveries)
         await self._test(arrivals.tests)
-        if arrivals.overflowed:
+        if arrivals.overflowed or arrivals.changed:
             await self._test_owed(mask(self._open))
         for webhook_id, due_at in arrivals.overflowed.items():
             self._lanes.reread(webhook_id, due_at)
@@ -223,8 +240,9 @@ class Session:
 
     def _webhook(self, row: asyncpg.Record) -> Webhook:
         """A row of queries/webhooks.sql, its keys opened. What no key can sign is held, and nobody's failure."""
-        *own, headers, resumed_at = row[:-_STANDING]
-        webhook = Webhook._make([*own, headers and json.loads(headers), resumed_at, Standing._make(row[-_STANDING:])])
+        *own, headers, resumed_at, recovered_at, sent_at = row[:-_STANDING]
+        standing = Standing._make(row[-_STANDING:])
+        webhook = Webhook._make([*own, headers and json.loads(headers), resumed_at, recovered_at, sent_at, standing])
         api_key = self._unsealed(webhook, webhook.api_key)
         previous = webhook.previous_api_key and self._unsealed(webhook, webhook.previous_api_key)
         if api_key is None:

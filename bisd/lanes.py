@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from heapq import heappop, heappush
 from typing import NamedTuple
 
 from bisd.delivery.lane import END, Key, Lane, Window
 from bisd.health import Limits, Report
 from bisd.model import Delivery, Took, Webhook, shard_of
+from bisd.pace import Outage
 
 # Whoever sends himself a thousand tests has no right to a thousand connections.
 _TESTS_AT_ONCE = 32
@@ -45,6 +46,7 @@ class Lanes:
         self._timers: list[tuple[datetime, int]] = []
         self._hungry: dict[int, Lane] = {}
         self._settled: dict[tuple[int, int], datetime] = {}
+        self.outage = Outage()
         self._tests: deque[tuple[Webhook, Delivery]] = deque()
         self._testing: dict[int, int] = {}
 
@@ -89,6 +91,17 @@ class Lanes:
             if not self._drop(lane):
                 busy.add(shard_of(lane.webhook.id))
         return busy
+
+    def untold(self, shards: Iterable[int]) -> list[Report]:
+        """What the database does not know yet of webhooks that fail, before these shards are left to somebody else."""
+        leaving = set(shards)
+        reports = (lane.untold() for lane in self._lanes.values() if shard_of(lane.webhook.id) in leaving)
+        return [report for report in reports if report is not None]
+
+    def forgive(self, outage: timedelta, now: datetime) -> None:
+        """For so long the fault was ours: it is held against nobody."""
+        for lane in self._lanes.values():
+            lane.forgive(outage, now)
 
     def test(self, webhook: Webhook, delivery: Delivery) -> None:
         """A test that is to go at once; one that is under way is passed over."""
@@ -141,12 +154,13 @@ class Lanes:
         self._ring(now)
         if self._tests and len(self._testing) - len(self._tests) < _TESTS_AT_ONCE:
             return Turn(*self._tests.popleft(), now)
-        while self._ready and self._flying < 2 * self._budget.octets:
+        while self._ready and self._flying < 2 * self._budget.octets and self.outage.permits(now):
             lane = self._ready.popleft()
             lane.queued = False
             delivery = lane.next(now)
             if delivery is not None:
                 self._flying += delivery.size
+                self.outage.sent(now)
                 self._feed(lane)
                 return Turn(lane.webhook, delivery, now)
             self._sleep(lane, now)
@@ -154,7 +168,8 @@ class Lanes:
 
     def due(self) -> datetime | None:
         """When `next` has something again that it has not now."""
-        return self._timers[0][0] if self._timers else None
+        due = self._timers[0][0] if self._timers else None
+        return (self.outage.resumes_at if self._ready else None) or due
 
     def finish(self, delivery: Delivery, took: Took, now: datetime, error: str) -> Report | None:
         """An attempt ended, as in Lane.finish; a test counts for nothing."""

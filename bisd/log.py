@@ -31,6 +31,9 @@ class Event(StrEnum):
     KEY_UNREADABLE = "key_unreadable"  # account_id, webhook_id
     KEYS_SEALED = "keys_sealed"  # count
     WEBHOOK_DEACTIVATED = "webhook_deactivated"  # webhook_id, reason
+    SILENCE = "silence"  # seconds
+    OUTAGE = "outage"  # code, seconds
+    OUTAGE_OVER = "outage_over"  # seconds
     WRITEBACK_FENCED = "writeback_fenced"  # count
     INTERNAL_FAULT = "internal_fault"  # error, where
     PARTITIONS_MADE = "partitions_made"  # count

@@ -51,6 +51,10 @@ class Webhook(NamedTuple):
     """Its own, besides ours; None: it has none."""
     resumed_at: datetime | None = None
     """When it was last switched on."""
+    recovered_at: datetime | None = None
+    """When it took a probe, if that was a moment ago."""
+    sent_at: datetime | None = None
+    """When it was last sent something, if it has a rate."""
     standing: Standing = WELL
 
 
@@ -79,14 +83,20 @@ class Message(NamedTuple):
 
 
 class Code(StrEnum):
-    """Why an attempt brought no status. Decided by the type of what was raised, never by its text."""
+    """Why an attempt was not taken. Decided by the type of what was raised, never by its text."""
 
     TIMEOUT = "timeout"
     DNS = "dns"
     CONNECT = "connect"
     TLS = "tls"
+    TLS_EXPIRED = "tls_expired"
+    TLS_NAME = "tls_name"
+    TLS_UNTRUSTED = "tls_untrusted"
     DISCONNECTED = "disconnected"
     BAD_RESPONSE = "bad_response"
+    TOO_BIG = "too_big"
+    STATUS = "status"
+    REDIRECT = "redirect"
     REFUSED_ADDRESS = "refused_address"
     REFUSED_URL = "refused_url"
     BODY_TOO_BIG = "body_too_big"
@@ -106,12 +116,15 @@ class Timings(NamedTuple):
 
 
 class Response(NamedTuple):
-    """The receiver answered with a status (0 to 999). `body` is the first bytes of the answer."""
+    """The receiver answered with a status (0 to 999). `body` is the first bytes of the answer; `resent`: the request went out
+    twice, the first time on a connection that was closed already."""
 
     status: int
     retry_after: str | None
     body: bytes
     timings: Timings
+    resent: bool = False
+    location: str | None = None
 
 
 class NoResponse(NamedTuple):
@@ -119,6 +132,7 @@ class NoResponse(NamedTuple):
 
     code: Code
     timings: Timings
+    resent: bool = False
 
 
 class Refusal(NamedTuple):

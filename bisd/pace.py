@@ -6,6 +6,9 @@ from datetime import datetime, timedelta
 from math import ceil
 
 _FIRST_LIMIT = 8
+# So many faults of our own in a row, and it is not one receiver that cannot be reached from here.
+_OUTAGE_AFTER = 3
+_LONGEST_PAUSE = timedelta(seconds=30)
 # After a success the lane that was parked begins with so many per second, and twice as many every second after it, up to some
 # 5,000; then it goes as fast as it may.
 _RAMP_FROM = 10.0
@@ -72,3 +75,60 @@ class Pace:
             self.not_before = None
         else:
             self.not_before = max(self.not_before or now, now - _LATE) + timedelta(microseconds=ceil(1e6 / rate))
+
+
+class Outage:
+    """Whether all lanes are to wait, because the fault is ours: no network, no resolver, no descriptors. After some faults in
+    a row it pauses all for a second, then lets one go; twice as long every time that fails too; then begins slowly."""
+
+    def __init__(self) -> None:
+        self._pace = Pace(1, None)
+        self._faults = 0
+        self._pauses = 0
+        self._probing = False
+        self._until: datetime | None = None
+        self._since: datetime | None = None
+
+    def fault(self, now: datetime) -> timedelta | None:
+        """An attempt failed by a fault of ours. Answers how long all wait, if a pause begins with that."""
+        self._faults += 1
+        if self._faults < _OUTAGE_AFTER or (self._until is not None and not self._probing):
+            return None
+        pause = min(timedelta(seconds=1 << min(self._pauses, 10)), _LONGEST_PAUSE)
+        self._pauses += 1
+        self._since = self._since or now
+        self._probing = False
+        self._until = now + pause
+        return pause
+
+    def passed(self, now: datetime) -> timedelta | None:
+        """An attempt came to something, whatever the receiver said. Answers how long the outage was that ends with that."""
+        self._faults = 0
+        if self._until is None or self._since is None:
+            return None
+        lasted = now - self._since
+        self._since = None
+        self._until, self._pauses, self._probing = None, 0, False
+        self._pace.ramp(now)
+        return lasted
+
+    def spare(self) -> None:
+        """The probe told nothing: another one may go."""
+        self._probing = False
+
+    def permits(self, now: datetime) -> bool:
+        """Whether anything may go now."""
+        if self._until is not None:
+            return now >= self._until and not self._probing
+        return self._pace.not_before is None or now >= self._pace.not_before
+
+    def sent(self, now: datetime) -> None:
+        if self._until is not None:
+            self._probing = True
+        elif self._pace.not_before is not None:
+            self._pace.sent(now)
+
+    @property
+    def resumes_at(self) -> datetime | None:
+        """When something may go again; None: at once, or when the probe has come back."""
+        return self._pace.not_before if self._until is None else None if self._probing else self._until

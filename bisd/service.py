@@ -19,7 +19,7 @@ from bisd.housekeeping import Housekeeping
 from bisd.intake import Intake
 from bisd.keyring import Keyring
 from bisd.lanes import Lanes
-from bisd.model import Outcome
+from bisd.model import SHARDS, Outcome
 from bisd.worker import Worker, Workers
 
 
@@ -34,7 +34,7 @@ class Service:
         self._keyring = Keyring(config.keys)
         self._clock = Clock()
         self._writeback = Writeback(self._connect, self._written)
-        self._intake = Intake(self._connect, self._keyring, self._lanes, self._clock, self._wake)
+        self._intake = Intake(self._connect, self._keyring, self._lanes, self._clock, self._wake, self._writeback.report)
         self._workers: Workers | None = None
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
@@ -94,6 +94,8 @@ class Service:
             cutting = stopping.create_task(self._cut_short(workers))
             await workers.stop(self._config.delivery.timeout.total_seconds() + 1)
             cutting.cancel()
+        for report in self._lanes.untold(range(SHARDS)):
+            self._writeback.report(report)
         await self._writeback.drained()
         for task in tasks:
             task.cancel()

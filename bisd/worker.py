@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 from typing import assert_never
 
 from bisd import log
@@ -61,11 +62,27 @@ class Worker:
             verdict = self._policy.judge(webhook, delivery, answer, ended)
         self._writeback.add(Outcome(delivery, began, answer, verdict))
         took = self._policy.took(answer)
-        if took is not Took.YES:
-            self._tell(delivery, answer, verdict)
+        self._watch(took, ended, answer)
         report = self._lanes.finish(delivery, took, ended, _error(answer))
         if report is not None:
             self._writeback.report(report)
+        if took is not Took.YES and took is not Took.OURS:
+            self._tell(delivery, answer, verdict)
+
+    def _watch(self, took: Took, now: datetime, answer: Answer | None) -> None:
+        """Whether it is us. One line when all lanes begin to wait, however many attempts fail, and one when they go on."""
+        outage = self._lanes.outage
+        if isinstance(answer, Fault) and answer.code is not Code.INTERNAL:
+            pause = outage.fault(now)
+            if pause is not None:
+                self._log.warning(log.Event.OUTAGE, code=_error(answer), seconds=pause.total_seconds())
+        elif took is Took.UNKNOWN or took is Took.OURS:
+            outage.spare()
+        else:
+            lasted = outage.passed(now)
+            if lasted is not None:
+                self._lanes.forgive(lasted, now)
+                self._log.info(log.Event.OUTAGE_OVER, seconds=round(lasted.total_seconds(), 3))
 
     def _tell(self, delivery: Delivery, answer: Answer | None, verdict: Verdict) -> None:
         self._log.info(

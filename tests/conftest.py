@@ -12,6 +12,7 @@ import trustme
 import uvloop
 
 from bisd import db, log
+from tests.support import hostile as hostile_module
 from tests.support.cli import Run
 from tests.support.postgres import Server
 from tests.support.receiver import Receiver
@@ -79,6 +80,12 @@ async def receiver(authority: trustme.CA) -> AsyncIterator[Receiver]:
     await receiver.start()
     yield receiver
     await receiver.stop()
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hostile_module.Hostile]:
+    with hostile_module.serving(tmp_path_factory.mktemp("hostile")) as receiver:
+        yield receiver
 
 
 @pytest.fixture

@@ -119,7 +119,7 @@ async def test_what_is_cancelled_is_not_sent(shop: Shop, receiver: Receiver, ca_
             requests += 1
             await receiver.received(requests)
     assert receiver.ids()["evt_1"] == 1
-    assert (await shop.statuses())[0] == ("cancelled", 1, 500, None)
+    assert (await shop.statuses())[0] == ("cancelled", 1, 500, "status")
 
 
 async def test_an_answer_on_its_way_counts(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
@@ -143,7 +143,7 @@ async def test_an_answer_on_its_way_counts(shop: Shop, receiver: Receiver, ca_fi
         await shop.notify()
         await receiver.received(2)
     assert [got.id for got in receiver.requests] == ["evt_1", "evt_2"]
-    assert await shop.statuses() == [("cancelled", 1, 503, None), ("delivered", 1, 200, None)]
+    assert await shop.statuses() == [("cancelled", 1, 503, "status"), ("delivered", 1, 200, None)]
 
 
 async def _answered(shop: Shop, status: int) -> bool:

@@ -78,7 +78,7 @@ async def test_fifty_failures_at_once_are_one_deactivation(shop: Shop, receiver:
         await eventually(lambda: _counts(shop, webhook_id, 50))
     assert (await _news(shop)).count("deactivated") == 1
     assert [got.path for got in receiver.requests].count("/owner") == 1
-    assert await shop.statuses() == [("delivered", 1, 200, None)] * 2_500 + [("held", 1, 500, None)] * 50 + [
+    assert await shop.statuses() == [("delivered", 1, 200, None)] * 2_500 + [("held", 1, 500, "status")] * 50 + [
         ("delivered", 1, 200, None)
     ]
 
@@ -177,7 +177,7 @@ async def test_gone_deactivates_at_once(shop: Shop, receiver: Receiver, ca_file:
         await _marker(shop, receiver)
     assert [got.path for got in receiver.requests] == ["/", "/marker"]
     assert await shop.connection.fetchval("select off_reason from bisd.webhook where id = $1", webhook_id) == "gone"
-    assert await shop.statuses() == [("held", 1, 410, None), ("delivered", 1, 200, None)]
+    assert await shop.statuses() == [("held", 1, 410, "status"), ("delivered", 1, 200, None)]
 
 
 async def _marker(shop: Shop, receiver: Receiver) -> None:
@@ -225,7 +225,7 @@ async def test_our_own_faults_never_count(shop: Shop, ca_file: Path, dsn: str) -
         for _ in range(3):
             await shop.notify(10)
             await eventually(lambda: _nothing_owed(shop))
-    assert await shop.statuses() == [("refused", 0, None, "refused_address")] * 30
+    assert await shop.statuses() == [("refused", 0, None, "refused_url")] * 30
     assert await _news(shop) == []
     assert await _is(shop, webhook_id, "well")
 
@@ -260,7 +260,7 @@ async def test_held_deliveries_are_discarded_on_demand(shop: Shop, receiver: Rec
         await shop.notify()
         await receiver.received(2)
     assert [got.id for got in receiver.requests] == ["evt_1", "evt_3"]
-    assert await shop.statuses() == [("cancelled", 1, 410, None), ("delivered", 1, 200, None)]
+    assert await shop.statuses() == [("cancelled", 1, 410, "status"), ("delivered", 1, 200, None)]
 
 
 async def test_a_restart_in_the_middle_changes_nothing(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:

@@ -33,7 +33,7 @@ KEY = "bis_" + "5" * 64
 MIGRATIONS = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "bisd/sql/migrations").iterdir()))
 # Functions that only bisd itself calls: triggers, the daemon's, and parts of others.
 OUR_OWN = {
-    "account_changed", "attached_key", "attached_query", "attached_text", "cancel_all", "drop_partitions", "fan_out",
+    "account_changed", "attached_key", "attached_query", "attached_text", "beat", "cancel_all", "drop_partitions", "fan_out",
     "filter_fault", "forget_attachment", "forget_faults", "forget_webhooks", "header_fault", "insert_events", "keep_webhook",
     "make_partitions", "mark_sent", "max_body_bytes", "new_api_key", "no_event", "notification_created", "notification_json",
     "notification_sent", "passes", "plan_changed", "record_faults", "report", "require_account", "require_attachable",
@@ -171,7 +171,7 @@ def test_every_sql_function_is_in_the_readme(name: str) -> None:
     """Every function that an application or an operator calls is in a table of README.md, with the parameters it has."""
     match = re.search(rf"^create function bisd\.{name}\(([^)]*)\)", MIGRATIONS, re.MULTILINE)
     assert match is not None
-    given = [part.split() for part in match[1].split(",")]
+    given = [part.split() for part in match[1].split(",") if part]
     names = ", ".join(words[0] for words in given if words[0] != "out")
     assert f"| `bisd.{name}({names})` |" in README, f"bisd.{name}({names})"
 

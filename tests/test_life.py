@@ -141,7 +141,7 @@ async def test_a_plan_without_webhooks_holds_and_says_so(shop: Shop, receiver: R
         await shop.connection.execute("select bisd.set_plan($1, 'small')", shop.account_id)
         await shop.notify()
         await eventually(lambda: _attempted(shop, 1))
-        assert await shop.statuses() == [("held", 1, 500, None)]
+        assert await shop.statuses() == [("held", 1, 500, "status")]
         health = await _health(shop, webhook_id)
         assert (health["state"], health["note"]) == ("not in plan", "the plan small has no webhooks")
         with pytest.raises(asyncpg.PostgresError, match=f"the plan of account {shop.account_id} has no webhooks"):
@@ -151,7 +151,7 @@ async def test_a_plan_without_webhooks_holds_and_says_so(shop: Shop, receiver: R
         await shop.notify()
         await receiver.received(3)
     assert [got.id for got in receiver.requests] == ["evt_1", "evt_1", "evt_3"]
-    assert (await _health(shop, webhook_id))["note"].startswith("switched on since ")
+    assert (await _health(shop, webhook_id))["note"].startswith("in the plan since ")
 
 
 async def test_what_a_plan_held_has_its_full_time_again(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
@@ -210,7 +210,7 @@ async def test_a_removed_webhook_is_gone(shop: Shop, receiver: Receiver, ca_file
         await shop.notify()
         await receiver.received(3)
     assert [got.path for got in receiver.requests] == ["/", "/", "/other"]
-    assert await shop.statuses() == [("delivered", 1, 200, None), ("cancelled", 1, 500, None), ("delivered", 1, 200, None)]
+    assert await shop.statuses() == [("delivered", 1, 200, None), ("cancelled", 1, 500, "status"), ("delivered", 1, 200, None)]
     assert await shop.connection.fetchval("select array_agg(webhook_id) from bisd.webhook_health") == [other]
     for call in ("enable_webhook(1)", "disable_webhook(1)", "remove_webhook(1)", "set_webhook(1, '{}')", "send_test(1)",
                  "replay(1, now() - interval '1 h', now(), false)", "cancel_replay(1)"):  # fmt: skip
@@ -242,7 +242,7 @@ async def test_removed_while_an_attempt_is_under_way(shop: Shop, receiver: Recei
         await receiver.received(3 + 3)
         await eventually(lambda: _owes(shop, 0))
     assert other == webhook_id + 1
-    assert await shop.statuses() == [("cancelled", 1, 500, None)] * 3 + [("failed", 3, 500, None)]
+    assert await shop.statuses() == [("cancelled", 1, 500, "status")] * 3 + [("failed", 3, 500, "status")]
 
 
 async def test_the_row_of_a_webhook_outlasts_its_history(shop: Shop, connect: Connect) -> None:

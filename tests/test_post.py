@@ -45,9 +45,10 @@ def out_of_descriptors() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("scheme", ["https", "http"])
-async def test_without_a_way_to_the_network_it_is_our_fault(scheme: str) -> None:
-    """The network is unreachable: no receiver can help it."""
-    assert [Fault(Code.NETWORK)] == await answers(UNREACHABLE.replace("https", scheme))
+async def test_an_address_without_a_route_is_not_our_fault(scheme: str) -> None:
+    """While there is a way to others: whoever registers an address that nobody can reach does not make all wait."""
+    (came,) = await answers(UNREACHABLE.replace("https", scheme))
+    assert Code.CONNECT == (came.code if isinstance(came, NoResponse) else None)
 
 
 async def test_without_descriptors_it_is_our_fault() -> None:

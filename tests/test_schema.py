@@ -297,12 +297,12 @@ async def test_the_fence(shop: Shop, ca_file: Path) -> None:
     await shop.subscribe("notification/create", "https://example.com/")
     await shop.notify(2)
     settle = db.query("settle")
-    rows = await shop.connection.fetch("select event_id, event_created_at, now() as at from bisd.delivery order by 1")
+    rows = await shop.connection.fetch("select event_id, event_created_at, due_at, now() as at from bisd.delivery order by 1")
     nothing: list[object] = [None, None]
     columns: list[list[object]] = [
         [1, 1], [row["event_id"] for row in rows], [row["event_created_at"] for row in rows], [0, 0], [None, None],
         ["delivered"] * 2, [1, 1], [row["at"] for row in rows], [200, 200], *[nothing] * 6,
-        [False, False],
+        [False, False], nothing, [False, False], [row["due_at"] for row in rows],
     ]  # fmt: skip
     await shop.connection.execute("update bisd.delivery set attempts = 1 where event_id = $1", rows[1]["event_id"])
     fenced = await shop.connection.fetch(settle, *columns)

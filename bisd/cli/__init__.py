@@ -52,3 +52,6 @@ def main() -> None:
         sys.exit(fault.exit_code)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as fault:
+        click.echo(f"bisd: {fault.strerror or type(fault).__name__}", err=True)
+        sys.exit(1)

@@ -6,7 +6,8 @@ import asyncio
 import functools
 import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import click
 from bisd import config as configuration
 from bisd import db, log, migrate
 from bisd.config import Config
-from bisd.errors import ConfigurationError, NotPermittedError, ServerUnfitError
+from bisd.errors import ConfigurationError, NotPermittedError, RequestRefusedError, ServerUnfitError
 
 Result = TypeVar("Result")
 
@@ -44,12 +45,27 @@ def ask(config: Config, question: Callable[[db.Connection], Awaitable[Result]]) 
         try:
             await migrate.require_current(connection)
             return await question(connection)
-        except asyncpg.InsufficientPrivilegeError as fault:
-            raise NotPermittedError(reason=fault.args[0]) from None
         finally:
             await connection.close()
 
-    return asyncio.run(run())
+    with told():
+        return asyncio.run(run())
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """What the database cannot or will not do, in a sentence. Raises NotPermittedError or RequestRefusedError."""
+    try:
+        yield
+    except asyncpg.InsufficientPrivilegeError as fault:
+        raise NotPermittedError(reason=fault.args[0]) from None
+    except asyncpg.PostgresError as fault:
+        raise RequestRefusedError(reason=f"the database refuses: {fault.args[0]} (SQLSTATE {fault.sqlstate})") from None
+    except (asyncpg.InterfaceError, UnicodeEncodeError) as fault:
+        reason = f"a value that was given is none that the database could hold ({type(fault).__name__})"
+        raise RequestRefusedError(reason=reason) from None
+    except TimeoutError:
+        raise RequestRefusedError(reason="the database did not answer within a minute: is somebody holding a lock?") from None
 
 
 def confirmed(yes: bool, question: str) -> None:

@@ -15,7 +15,7 @@ from bisd import db, embedded, log
 from bisd import migrate as migration
 from bisd.check import Finding, Level
 from bisd.check import check as checks
-from bisd.cli.context import connected, with_config
+from bisd.cli.context import connected, told, with_config
 from bisd.cli.output import json_option, show_rows
 from bisd.config import Config
 from bisd.demo import Demo, Shown
@@ -99,7 +99,8 @@ def check(config: Config, as_json: bool) -> None:
         finally:
             await connection.close()
 
-    findings = asyncio.run(find())
+    with told():
+        findings = asyncio.run(find())
     show_rows([finding._asdict() for finding in findings], as_json, "")
     click.get_current_context().exit(1 if any(finding.level is Level.FAULT for finding in findings) else 0)
 

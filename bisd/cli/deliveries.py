@@ -13,7 +13,7 @@ from rich.progress import Progress
 from bisd import control, db, insight
 from bisd.cli.context import ask, with_config
 from bisd.cli.output import json_option, show_json, show_rows
-from bisd.cli.values import IDENTIFIER, Moment
+from bisd.cli.values import IDENTIFIER, Moment, Number
 from bisd.config import Config
 
 _STATES = ("pending", "retrying", "held", "delivered", "failed", "expired", "cancelled", "refused")
@@ -83,7 +83,7 @@ def _tell(number: int, done: str, nothing: str) -> None:
 @click.option("--since", type=Moment(), help="What happened from then on; a time with its zone, or 2h for two hours ago.")
 @click.option("--until", type=Moment(), help="And before then.  [default: now]")
 @click.option("--failed", is_flag=True, help="Only what failed, expired or was refused.")
-@click.option("--rate", type=click.FloatRange(0.001, 100_000), default=100.0, show_default=True, help="How many per second.")
+@click.option("--rate", type=Number(0.001, 100_000), default=100.0, show_default=True, help="How many per second.")
 @click.option("--cancel", "cancelling", is_flag=True, help="Take back what earlier replays still have to send.")
 @json_option
 @with_config
@@ -99,8 +99,8 @@ def replay(
 ) -> None:
     """Owes WEBHOOK again what was sent, missed or failed. On a terminal it stays and shows how far it is; Ctrl-C leaves it to
     go on."""
-    if cancelling == (since is not None):
-        raise click.UsageError("Give either --since TIME or --cancel.")
+    if cancelling == (since is not None) or (cancelling and (until or failed)):
+        raise click.UsageError("Give either --since TIME and what goes with it, or --cancel.")
     if cancelling or since is None:
         number = ask(config, lambda connection: control.cancel_replay(connection, webhook))
         show_json({"cancelled": number}) if as_json else click.echo(

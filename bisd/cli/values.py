@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 
@@ -49,6 +50,16 @@ class Moment(click.ParamType[datetime]):
         return moment
 
 
+class Number(click.FloatRange):
+    """A number within bounds; NaN lies in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if number != number:
+            self.fail(f"{value} is no number", param, ctx)
+        return number
+
+
 class Setting(click.ParamType[tuple[str, object]]):
     """'rate=10' -> ('rate', 10); 'rate=' -> ('rate', None), which is back to the default."""
 
@@ -64,6 +75,11 @@ class Setting(click.ParamType[tuple[str, object]]):
         if key in _TEXTS:
             return key, text
         try:
-            return key, json.loads(text)
+            return key, json.loads(text, parse_constant=_no_json)
         except (ValueError, RecursionError):
             return key, text
+
+
+def _no_json(constant: str) -> float:
+    """NaN and Infinity, which Python's parser takes for JSON."""
+    raise ValueError(constant)

@@ -7,7 +7,7 @@ import click
 from bisd import control, db, insight
 from bisd.cli.context import ask, confirmed, with_config
 from bisd.cli.output import json_option, show_json, show_record, show_rows
-from bisd.cli.values import IDENTIFIER, Setting
+from bisd.cli.values import IDENTIFIER, Number, Setting
 from bisd.config import Config
 from bisd.egress import Egress
 from bisd.insight import Row
@@ -100,7 +100,7 @@ def remove(config: Config, id: int, yes: bool) -> None:
 
 @webhook.command()
 @click.argument("id", type=IDENTIFIER)
-@click.option("--wait", type=click.FloatRange(1, 300), default=30.0, show_default=True, help="For the answer, in seconds.")
+@click.option("--wait", type=Number(1, 300), default=30.0, show_default=True, help="For the answer, in seconds.")
 @json_option
 @with_config
 def test(config: Config, id: int, wait: float, as_json: bool) -> None:
@@ -127,6 +127,8 @@ def set_(config: Config, id: int, settings: tuple[tuple[str, object], ...]) -> N
     """Changes settings: url, description, max_in_flight, rate (per second), ordered (yes, no), headers (a JSON object), filter
     (a jsonpath predicate, like '$.quantity_required > 1'). KEY= sets one back to its default."""
     changed = dict(settings)
+    if len(changed) < len(settings):
+        raise click.UsageError("A setting is given twice.")
     if isinstance(url := changed.get("url"), str):
         Egress(config.egress).permit_url(url)
     ask(config, lambda connection: control.set_webhook(connection, id, changed))

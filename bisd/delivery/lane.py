@@ -11,7 +11,7 @@ An ordered lane is a line by event id instead: the first one goes or waits until
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 from typing import NamedTuple, assert_never
 
@@ -80,8 +80,12 @@ class Lane:
         self._probe: int | None = None
         # What was sent before it was switched on says nothing of how it is now: it may have gone to another URL.
         self._former = set(self._busy)
+        if webhook.sent_at is not None:
+            self._pace.sent(webhook.sent_at)
         if self._health.probe_at is not None:
             self._pace.park(self._health.probe_at)
+        elif webhook.recovered_at is not None:
+            self._pace.ramp(webhook.recovered_at)
 
     def change(self, webhook: Webhook, ceiling: int) -> None:
         """The webhook was changed: what is held is forgotten and read again, under the new settings. One that was switched on
@@ -223,6 +227,14 @@ class Lane:
         if self._health.probe_at is not None:
             self._pace.park(self._health.probe_at)
         return report
+
+    def untold(self) -> Report | None:
+        """What is to be reported before somebody else takes this lane."""
+        return self._health.untold()
+
+    def forgive(self, outage: timedelta, now: datetime) -> None:
+        """For so long the fault was ours."""
+        self._health.forgive(outage, now)
 
     def _recover(self, now: datetime) -> Report | None:
         if self._health.probe_at is not None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
+from http import HTTPStatus
 from time import monotonic
 
 import aiohttp
 
 from bisd import egress as egress_module
-from bisd.client import Connecting, Connector, Request, connecting
+from bisd.client import Connecting, Connector, Request, TooBig, connecting
 from bisd.config import DeliveryConfig, EgressConfig
-from bisd.egress import AddressRefused, Egress, ResolverSilent
+from bisd.egress import AddressRefused, Egress, Permitted, ResolverSilent
 from bisd.errors import UrlRefusedError
 from bisd.model import Answer, Code, Fault, Message, NoResponse, Refusal, Response, Timings
 
@@ -20,16 +21,25 @@ from bisd.model import Answer, Code, Fault, Message, NoResponse, Refusal, Respon
 _BODY_TIMEOUT = 2.0
 # Below the idle limits of common servers (5 s and more), so that they do not close what we are about to use.
 _KEEPALIVE = 4.0
-# Out of descriptors, ports or memory, or without a network: no receiver can help it.
-_OURS = {
-    errno.EMFILE,
-    errno.ENFILE,
-    errno.ENOBUFS,
-    errno.ENOMEM,
-    errno.ENETDOWN,
-    errno.ENETUNREACH,
-    errno.EADDRNOTAVAIL,
+# Headers, interim answers, chunk framing and trailers of one answer.
+_MOST_FRAMING = 64 << 10
+# Verification results of OpenSSL (x509_vfy.h).
+_CERTIFICATE = {
+    9: Code.TLS_EXPIRED,  # not yet valid
+    10: Code.TLS_EXPIRED,
+    18: Code.TLS_UNTRUSTED,  # self-signed
+    19: Code.TLS_UNTRUSTED,  # self-signed, in the chain
+    20: Code.TLS_UNTRUSTED,  # of an unknown authority
+    21: Code.TLS_UNTRUSTED,
+    62: Code.TLS_NAME,
+    64: Code.TLS_NAME,
 }
+# Out of descriptors or memory, or without a network: no receiver can help it.
+_OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENETDOWN}
+# We are not on any network; or the receiver is on one that is not ours (IPv6, as a rule), which it could help.
+_UNREACHABLE = {errno.ENETUNREACH, errno.EADDRNOTAVAIL}
+# How a connection that was kept open too long ends.
+_CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 
 
 class Post:
@@ -40,17 +50,20 @@ class Post:
         self._egress = Egress(egress)
         self._ca_file = egress.ca_file
         self._session: aiohttp.ClientSession
+        self._resolver: egress_module.GuardedResolver
 
     async def __aenter__(self) -> Post:
+        self._resolver = egress_module.resolver(self._egress, self._patience())
         connector = Connector(
-            resolver=egress_module.resolver(self._egress, self._config.connect_timeout.total_seconds()),
+            self._config.max_response_bytes + _MOST_FRAMING,
+            resolver=self._resolver,
             socket_factory=self._egress.open_socket,
             use_dns_cache=False,
             ssl=self._tls(),
             limit=0,
             keepalive_timeout=_KEEPALIVE,
         )
-        timeout = aiohttp.ClientTimeout(
+        self._timeout = aiohttp.ClientTimeout(
             total=self._config.timeout.total_seconds(),
             sock_connect=self._config.connect_timeout.total_seconds(),
             # aiohttp rounds longer timeouts up to a whole second of the loop's; ours are what was configured.
@@ -58,17 +71,19 @@ class Post:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            timeout=timeout,
+            timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
             request_class=Request,
             auto_decompress=False,
             trust_env=False,
             read_bufsize=1 << 14,
+            max_headers=64,
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._session.close()
+        await self._resolver.close()  # aiohttp closes only one of its own making
 
     async def send(self, message: Message) -> Answer:
         """POSTs the message, once. Raises nothing that a receiver or the network could bring about."""
@@ -77,38 +92,54 @@ class Post:
         if not message.body:
             return Refusal(Code.EVENT_GONE)
         try:
-            url = self._egress.permit_url(message.url)
+            permitted = self._egress.permit_url(message.url)
         except UrlRefusedError:
             return Refusal(Code.REFUSED_URL)
-        notes = Connecting()
-        connecting.set(notes)
         began = monotonic()
+        answer = await self._attempt(permitted, message, began, fresh=False)
+        if answer is None:
+            answer = await self._attempt(permitted, message, began, fresh=True)
+        assert answer is not None
+        return answer
+
+    async def _attempt(self, permitted: Permitted, message: Message, began: float, *, fresh: bool) -> Answer | None:
+        """The POST. None: it was sent on a connection that had been kept open too long, which ended without a byte of an
+        answer; it is sent once more, on a fresh one."""
+        notes = Connecting(fresh)
+        connecting.set(notes)
+        left = (
+            aiohttp.ClientTimeout(
+                total=max(0.001, self._config.timeout.total_seconds() - (monotonic() - began)),
+                sock_connect=self._timeout.sock_connect,
+                ceil_threshold=self._timeout.ceil_threshold,
+            )
+            if fresh
+            else self._timeout
+        )
         try:
-            async with self._session.post(url, data=message, allow_redirects=False) as response:
+            async with self._session.post(
+                permitted.url, data=(message, permitted.target), allow_redirects=False, proxy=self._egress.proxy, timeout=left
+            ) as response:
                 first_byte = (monotonic() - began) * 1000
                 body = await self._read(response)
         except AddressRefused:
             return Refusal(Code.REFUSED_ADDRESS)
         except (aiohttp.ClientError, TimeoutError, OSError) as fault:
-            cause = fault.os_error if isinstance(fault, aiohttp.ClientConnectorError) else fault
-            if isinstance(cause, AddressRefused):
-                return Refusal(Code.REFUSED_ADDRESS)
-            if isinstance(cause, ResolverSilent):
-                return Fault(Code.RESOLVER)
-            if isinstance(cause, OSError) and cause.errno in _OURS:
-                return Fault(Code.NETWORK)
-            return NoResponse(_code(fault), _timings(notes, None, began))
+            if not fresh and notes.stale and isinstance(fault, _CLOSED):
+                return None
+            return _without_answer(fault, _timings(notes, None, began), resent=fresh)
         timings = _timings(notes, first_byte, began)
-        return Response(response.status, response.headers.get("Retry-After"), body, timings)
+        headers = response.headers
+        return Response(response.status, headers.get("Retry-After"), body, timings, fresh, headers.get("Location"))
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The first bytes of the answer; what goes wrong with them does not change the status."""
         most = self._config.max_response_bytes
         content = response.content
-        if content.is_eof():
-            return content.read_nowait(most)
         body = bytearray()
         try:
+            if content.is_eof():
+                return content.read_nowait(most)
             async with asyncio.timeout(_BODY_TIMEOUT):
                 while len(body) < most and (chunk := await content.read(most - len(body))):
                     body += chunk
@@ -117,6 +148,10 @@ class Post:
         if not content.at_eof():
             response.close()  # rather than read on: the connection is not worth what may still come
         return bytes(body)
+
+    def _patience(self) -> float:
+        """Seconds for a name: half the timeout at most, so that there is time to find out whose fault it is."""
+        return min(self._config.connect_timeout, self._config.timeout / 2).total_seconds()
 
     def _tls(self) -> ssl.SSLContext:
         """Chains and names are verified, always. Not create_default_context, which obeys SSLKEYLOGFILE."""
@@ -129,17 +164,50 @@ class Post:
         return context
 
 
+def _without_answer(fault: BaseException, timings: Timings, *, resent: bool) -> Answer:
+    """What went wrong, by its type: with the receiver, with us, or because it may not be."""
+    cause = fault.os_error if isinstance(fault, aiohttp.ClientConnectorError) else fault
+    if isinstance(cause, AddressRefused):
+        return Refusal(Code.REFUSED_ADDRESS)
+    if isinstance(cause, ResolverSilent):
+        return Fault(Code.RESOLVER)
+    if isinstance(fault, aiohttp.ClientProxyConnectionError) or (isinstance(cause, OSError) and _is_ours(cause)):
+        return Fault(Code.NETWORK)
+    if isinstance(fault, aiohttp.ClientHttpProxyError):
+        return _by_proxy(fault.status, timings)
+    return NoResponse(_code(fault), timings, resent)
+
+
+def _is_ours(fault: OSError) -> bool:
+    return fault.errno in _OURS or (fault.errno in _UNREACHABLE and not egress_module.has_route())
+
+
+def _by_proxy(status: int, timings: Timings) -> Answer:
+    """What our proxy says instead of a connection: that it may not be (403), that we may not ask (407), or that it failed."""
+    match status:
+        case HTTPStatus.FORBIDDEN:
+            return Refusal(Code.REFUSED_ADDRESS)
+        case HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            return Fault(Code.NETWORK)
+        case _:
+            return NoResponse(Code.CONNECT, timings)
+
+
 def _code(fault: BaseException) -> Code:
     match fault:
         case aiohttp.ClientConnectorDNSError():
             return Code.DNS
+        case aiohttp.ClientConnectorCertificateError(certificate_error=ssl.SSLCertVerificationError(verify_code=number)):
+            return _CERTIFICATE.get(number, Code.TLS)
         case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientSSLError():
             return Code.TLS
+        case aiohttp.ConnectionTimeoutError() | aiohttp.ClientConnectorError():
+            return Code.CONNECT  # closed or filtered: from outside there is no difference to be told
         case TimeoutError():
             return Code.TIMEOUT
-        case aiohttp.ClientConnectorError():
-            return Code.CONNECT
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | OSError():
+        case TooBig():
+            return Code.TOO_BIG
+        case aiohttp.ServerDisconnectedError() | OSError():
             return Code.DISCONNECTED
         case _:
             return Code.BAD_RESPONSE

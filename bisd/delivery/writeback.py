@@ -13,10 +13,12 @@ import asyncpg
 
 from bisd import db, log
 from bisd.health import Report
-from bisd.model import Answer, Fault, NoResponse, Outcome, Refusal, Response, Timings
+from bisd.model import Answer, Code, Delivered, Fault, NoResponse, Outcome, Refusal, Response
 
 _BATCH = 500
 _LINGER = 0.020
+_LOCATION = 200
+_PUT_OFF = 1.0
 
 
 class Writeback:
@@ -35,7 +37,8 @@ class Writeback:
         self._written = written
         self._connection: db.Connection | None = None
         self._waiting: list[Outcome] = []
-        self._reports: list[Report] = []
+        self._reports: dict[int, Report] = {}
+        self._put_off: dict[int, Report] = {}
         self._lost = False
         self._some = asyncio.Event()
         self._none = asyncio.Event()
@@ -48,13 +51,14 @@ class Writeback:
         self._some.set()
 
     def report(self, report: Report) -> None:
-        """What is to be said of a webhook, after what came of its deliveries."""
-        self._reports.append(report)
+        """What is to be said of a webhook, after what came of its deliveries. The newest counts."""
+        self._put_off.pop(report.webhook_id, None)
+        self._reports[report.webhook_id] = report
         self._none.clear()
         self._some.set()
 
     async def drained(self) -> None:
-        """Waits until everything that was added is in the database."""
+        """Waits until every outcome that was added is in the database, and every report has been tried."""
         await self._none.wait()
 
     async def run(self) -> None:
@@ -70,29 +74,50 @@ class Writeback:
                 self._connection.terminate()
 
     async def _settle(self) -> None:
-        batch, reports = self._waiting[:_BATCH], self._reports
+        batch = self._waiting[:_BATCH]
         del self._waiting[:_BATCH]
-        self._reports = []
         rows: list[asyncpg.Record] = []
+        columns = list(zip(*map(_row, batch), strict=True))
         async for attempt in db.outliving(self._lose):
             with attempt:
                 if self._connection is None:
                     self._connection = await self._connect()
-                if reports:
-                    rows = await _write_both(self._connection, batch, reports)
-                else:
-                    rows = await _write(self._connection, batch)
+                if batch:
+                    rows = await self._connection.fetch(db.query("settle"), *columns)
         self._lost = False
+        if self._reports:
+            await self._tell()
         if not self._waiting and not self._reports:
             self._some.clear()
             self._none.set()
-        for report in reports:
-            if report.deactivate is not None:
-                self._log.warning(log.Event.WEBHOOK_DEACTIVATED, webhook_id=report.webhook_id, reason=report.deactivate)
         fenced = {(row["webhook_id"], row["event_id"]) for row in rows}
         if fenced:
             self._log.warning(log.Event.WRITEBACK_FENCED, count=len(fenced))
         self._written(batch, fenced)
+
+    async def _tell(self) -> None:
+        """Outcomes are in the database: now what is to be said of webhooks, each for itself, and never so that outcomes would
+        wait for it. What cannot be said now, because somebody else is changing the row, is said a moment later."""
+        reports, self._reports = self._reports, {}
+        for webhook_id, report in reports.items():
+            told = False
+            if self._connection is not None:
+                try:
+                    told = await self._connection.fetchval(db.query("report"), *_report(report))
+                except db.TRANSIENT as fault:
+                    self._lose(fault)
+            if not told:
+                self._put_off.setdefault(webhook_id, report)
+            elif report.deactivate is not None:
+                self._log.warning(log.Event.WEBHOOK_DEACTIVATED, webhook_id=webhook_id, reason=report.deactivate)
+        if self._put_off:
+            asyncio.get_running_loop().call_later(_PUT_OFF, self._tell_again)
+
+    def _tell_again(self) -> None:
+        put_off, self._put_off = self._put_off, {}
+        for report in put_off.values():
+            if report.webhook_id not in self._reports:
+                self.report(report)
 
     def _lose(self, fault: BaseException) -> None:
         if not self._lost:
@@ -103,23 +128,9 @@ class Writeback:
             self._connection = None
 
 
-async def _write(connection: db.Connection, batch: list[Outcome]) -> list[asyncpg.Record]:
-    """The deliveries that the fence kept as they were."""
-    return await connection.fetch(db.query("settle"), *zip(*map(_row, batch), strict=True))
-
-
-async def _write_both(connection: db.Connection, batch: list[Outcome], reports: list[Report]) -> list[asyncpg.Record]:
-    """In one transaction: what a webhook's row says of its failures must fit the attempts that are on record."""
-    async with connection.transaction():
-        rows = await _write(connection, batch) if batch else []
-        await connection.execute(db.query("report"), *zip(*map(_report, reports), strict=True))
-    return rows
-
-
 def _row(outcome: Outcome) -> tuple[object, ...]:
     """The parameters of queries/settle.sql for one outcome."""
     delivery, attempted_at, answer, verdict = outcome
-    posted, status, code, timings, body = _columns(answer)
     owed = outcome.owed()
     return (
         delivery.webhook_id,
@@ -128,31 +139,35 @@ def _row(outcome: Outcome) -> tuple[object, ...]:
         delivery.attempts,
         owed.due_at if owed is not None else None,
         verdict.word,
-        delivery.attempts + 1 if posted else None,
+        delivery.attempts + 1 if isinstance(answer, Response | NoResponse) else None,
         attempted_at,
-        status,
-        code,
-        *timings,
-        body,
+        *_columns(answer, isinstance(verdict, Delivered)),
         delivery.test,
+        delivery.due_at,
     )
 
 
 def _report(report: Report) -> tuple[object, ...]:
-    """The parameters of queries/report.sql for one webhook."""
+    """The parameters of queries/report.sql."""
     return (report.webhook_id, *report.standing, report.deactivates_at, report.deactivate, report.last_error)
 
 
-def _columns(answer: Answer | None) -> tuple[bool, int | None, str | None, Timings | tuple[None, ...], bytes | None]:
-    """Whether there was a POST, and its status, code, timings and answer."""
+def _columns(answer: Answer | None, taken: bool) -> tuple[object, ...]:
+    """Status, code, four timings, answer, whether it was sent twice, and where a redirect led."""
     match answer:
-        case Response(status=status, body=body, timings=timings):
-            return True, status, None, timings, body or None
-        case NoResponse(code=code, timings=timings):
-            return True, None, code, timings, None
+        case Response(status=status, body=body, timings=timings, resent=resent):
+            code = None if taken else Code.REDIRECT if 300 <= status < 400 else Code.STATUS
+            return status, code, *timings, body or None, resent, _location(answer) if code is Code.REDIRECT else None
+        case NoResponse(code=code, timings=timings, resent=resent):
+            return None, code, *timings, None, resent, None
         case Refusal(code=code) | Fault(code=code):
-            return False, None, code, (None,) * 4, None
+            return None, code, None, None, None, None, None, False, None
         case None:
-            return False, None, None, (None,) * 4, None
+            return None, None, None, None, None, None, None, False, None
         case _:
             assert_never(answer)
+
+
+def _location(response: Response) -> str | None:
+    """As a person may read it: shortened, and nothing in it that a terminal obeys."""
+    return None if response.location is None else ascii(response.location)[1:-1][:_LOCATION]

@@ -28,7 +28,7 @@ create table bisd.account (
 create function bisd.url_fault(url text) returns text
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
 declare
-    authority text := substring(url from '^https?://([^/?#]*)');
+    authority text := substring(url from '(?i)^https?://([^/?#]*)');
 begin
     if url is null or authority is null then
         return 'it must start with https://';
@@ -73,18 +73,34 @@ begin
     return null;
 end $$;
 
--- What is wrong with a webhook's filter; null if nothing is. A predicate, whatever it is asked about, answers true, false or
--- unknown; a path that selects something answers something else, or nothing.
+-- What is wrong with a webhook's filter; null if nothing is. A merchant writes it, and it is asked in the application's
+-- transaction, about bodies of a megabyte: it must cost no more than reading them. So it compares single paths with values, and
+-- opens one array or object at most; steps into every depth, filters within filters, patterns and comparisons of paths with each
+-- other are refused. It is a predicate if it answers true, false or unknown, whatever it is asked about.
 create function bisd.filter_fault(filter jsonpath) returns text
-language sql immutable set search_path = pg_catalog, pg_temp as $$
-    select case
-        when filter is null then null
-        when length(filter::text) > 1000 then 'a filter has at most 1000 characters'
-        when not (select count(*) = 1 and coalesce(bool_and(jsonb_typeof(answer) in ('boolean', 'null')), false)
-                  from jsonb_path_query('{}', filter, '{}', true) answer)
-            then 'a filter must be a predicate that is true or false, like $.product.product_id == 42'
-    end
-$$;
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+    -- As PostgreSQL writes it, without what stands in quotes.
+    bare text := regexp_replace(filter::text, '"([^"\\]|\\.)*"', '""', 'g');
+begin
+    if filter is null then
+        return null;
+    elsif length(filter::text) > 1000 then
+        return 'a filter has at most 1000 characters';
+    elsif bare ~ '\$""' then
+        return 'a filter has no variables';
+    elsif bare ~ '\*\*|\?|@|like_regex|keyvalue|datetime|date\(|time\(|time_tz\(|timestamp' then
+        return 'a filter has no **, no ?, no pattern and no time in it: it compares paths with values, like $.product.product_id == 42';
+    elsif (select count(*) from regexp_matches(bare, '\[\*\]|\.\*', 'g')) > 1 then
+        return 'a filter opens one array or object at most: one [*] or .*';
+    elsif bare ~ '(==|!=|<=|>=|<|>|starts with)(?!=) *(?! |-?[0-9.]|[tfn"])' then
+        return 'a filter compares a path on the left with a value on the right, like $.product.product_id == 42';
+    elsif not (select count(*) = 1 and coalesce(bool_and(jsonb_typeof(answer) in ('boolean', 'null')), false)
+               from jsonb_path_query('{}', filter, '{}', true) answer) then
+        return 'a filter must be a predicate that is true or false, like $.product.product_id == 42';
+    end if;
+    return null;
+end $$;
 
 create table bisd.webhook (
     id bigint generated always as identity primary key,
@@ -119,6 +135,8 @@ create table bisd.webhook (
     deactivates_at timestamptz,
     next_probe_at timestamptz,
     probes integer not null default 0 check (probes >= 0),
+    -- When a probe was taken: from then on its deliveries go out at a rate that grows.
+    recovered_at timestamptz,
     -- All of this in plain words.
     note text not null default 'not switched on yet',
     -- The transaction that last changed what a daemon must know of this webhook: changes arrive as deliveries do.
@@ -130,6 +148,14 @@ create table bisd.webhook (
 create index webhook_fan_out on bisd.webhook (account_id, topic) include (id, filter) where enabled;
 create index webhook_account on bisd.webhook (account_id, id);
 create index webhook_arrival on bisd.webhook (txid);
+
+-- When a daemon was last known to run: what a webhook failed to take while none did is not held against it.
+create table bisd.pulse (
+    id boolean primary key default true check (id),
+    at timestamptz not null default now()
+);
+
+insert into bisd.pulse default values;
 
 -- One thing that happened, frozen when it happened: `body` is the text that is signed and sent at every attempt (type json
 -- keeps the text as it was given). No foreign keys here and in `delivery`: they would lock the account's row in every
@@ -196,6 +222,8 @@ create table bisd.attempt (
     verdict bisd.verdict not null,
     status smallint check (status between 0 and 999),
     test boolean not null default false,
+    -- Sent twice: the first time on a connection that its receiver had closed, without a byte of an answer.
+    resent boolean not null default false,
     code text,
     due_at timestamptz,
     dns_ms real,
@@ -203,6 +231,8 @@ create table bisd.attempt (
     first_byte_ms real,
     total_ms real,
     answer bytea,
+    -- Where a redirect led, which nobody followed.
+    location text,
     primary key (event_id, webhook_id, attempted_at),
     check ((verdict in ('retry', 'postponed')) = (due_at is not null))
 ) partition by range (attempted_at);
@@ -254,8 +284,9 @@ declare
     part text;
     day date;
 begin
-    if parent not in ('event', 'attempt') then
-        raise exception 'bisd: there is no partitioned table "%"; it is event or attempt', parent;
+    if coalesce(parent not in ('event', 'attempt'), true) or before is null then
+        raise exception 'bisd: partitions of "%" before % cannot be dropped', parent, coalesce(before::text, 'no known time')
+            using errcode = 'BISD0', hint = 'They are those of event or attempt, before a time.';
     end if;
     perform pg_advisory_xact_lock(hashtext('bisd.partitions'));
     perform set_config('lock_timeout', '200ms', true);

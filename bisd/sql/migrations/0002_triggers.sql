@@ -1,6 +1,12 @@
 -- How rows become events, events become owed deliveries, and the bell rings. Everything here runs in the application's
 -- transaction, as the owner of the schema (security definer): the application needs no right on bisd's own tables.
 
+-- As the documentation writes times. A single expression, so that PostgreSQL inlines it.
+create function bisd.utc(at timestamptz) returns text
+language sql stable as $$
+    select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+$$;
+
 -- The bell says 'look' and nothing else. A NOTIFY takes a lock that is global to the server until its commit is flushed, so
 -- of the transactions in progress only about one rings: the one that gets the gate, an advisory lock. The others skip it, and
 -- the daemon that is woken looks on until they have ended. A gate for every 5 ms, not one for ever, so that a long
@@ -23,10 +29,17 @@ end $$;
 -- rather one too many than one lost, and never a fault in the application's transaction.
 create function bisd.passes(body json, filter jsonpath) returns boolean
 language plpgsql stable set search_path = pg_catalog, pg_temp as $$
+declare
+    asked jsonb;
 begin
-    return coalesce(jsonb_path_match(body::jsonb, filter, '{}', true), false);
+    begin
+        asked := body::jsonb;
+    exception when others then
+        return true;
+    end;
+    return coalesce(jsonb_path_match(asked, filter, '{}', true), false);
 exception when others then
-    return true;
+    return false;
 end $$;
 
 -- Fan-out: one delivery for each webhook that is switched on, of the event's account and topic, if the plan has webhooks and
@@ -95,7 +108,8 @@ create trigger keep before delete on bisd.webhook
 create function bisd.resume_account(account_id bigint) returns void
 language sql security definer set search_path = pg_catalog, pg_temp as $$
     update bisd.webhook w
-    set resumed_at = now(), failing_since = null, failures = 0, warned = 0, deactivates_at = null, next_probe_at = null, probes = 0
+    set resumed_at = now(), failing_since = null, failures = 0, warned = 0, deactivates_at = null, next_probe_at = null, probes = 0,
+        note = format('in the plan since %s', bisd.utc(now()))
     where w.account_id = resume_account.account_id and w.enabled
 $$;
 
@@ -173,11 +187,6 @@ create type bisd.notification_body as (
     product bisd.notification_product);
 
 -- Single expressions, so that PostgreSQL inlines them: a call would cost more than the work.
-create function bisd.utc(at timestamptz) returns text
-language sql stable as $$
-    select to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-$$;
-
 create function bisd.notification_json(n bisd.notification, topic text, happened_at timestamptz) returns json
 language sql stable as $$
     select row_to_json(row(

@@ -102,12 +102,15 @@ begin
     return created;
 end $$;
 
--- Locks the webhook's row until the transaction ends. One that was removed is none.
+-- Locks the webhook's row until the transaction ends: after its account's, and before what it is owed, as everybody does. One
+-- that was removed is none.
 create function bisd.require_webhook(id bigint) returns bisd.webhook
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     webhook bisd.webhook;
 begin
+    perform from bisd.account a
+    where a.id = (select w.account_id from bisd.webhook w where w.id = require_webhook.id) for key share;
     select w.* into webhook from bisd.webhook w where w.id = require_webhook.id and w.removed_at is null for update;
     if not found then
         raise exception 'bisd: there is no webhook %', id
@@ -204,12 +207,17 @@ begin
     if held = 'discard' then
         perform bisd.cancel_all(enable_webhook.id);
     end if;
+    -- What a replay has spread over time keeps its pace, however much of that time has passed.
+    update bisd.delivery d set due_at = d.due_at + (now() - first.due_at)
+    from (select min(r.due_at) as due_at from bisd.delivery r
+          where r.webhook_id = enable_webhook.id and r.replayed and r.attempts = 0) first
+    where d.webhook_id = enable_webhook.id and d.replayed and d.attempts = 0 and first.due_at < now();
     update bisd.delivery d set due_at = now(), txid = pg_current_xact_id()
     where d.webhook_id = enable_webhook.id and d.due_at > now() and not (d.replayed and d.attempts = 0);
     update bisd.webhook w
     set enabled = true, off_reason = null, switched_at = now(), resumed_at = now(),
         failing_since = null, failures = 0, warned = 0, deactivates_at = null, next_probe_at = null, probes = 0,
-        note = format('switched on since %s', bisd.utc(now()))
+        recovered_at = null, note = format('switched on since %s', bisd.utc(now()))
     where w.id = enable_webhook.id;
 end $$;
 
@@ -228,9 +236,12 @@ end $$;
 create function bisd.remove_webhook(id bigint) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-    perform bisd.disable_webhook(remove_webhook.id);
+    perform bisd.require_webhook(remove_webhook.id);
+    update bisd.webhook w
+    set enabled = false, removed_at = now(), off_reason = 'owner', switched_at = now(), failing_since = null, failures = 0,
+        warned = 0, deactivates_at = null, next_probe_at = null, probes = 0, note = format('removed at %s', bisd.utc(now()))
+    where w.id = remove_webhook.id;
     perform bisd.cancel_all(remove_webhook.id);
-    update bisd.webhook w set removed_at = now(), note = format('removed at %s', bisd.utc(now())) where w.id = remove_webhook.id;
 end $$;
 
 -- Octets of a body that `emit` takes; equal to the default of the daemon's max_body_bytes.
@@ -338,6 +349,7 @@ end $$;
 create function bisd.cancel(event_id bigint, webhook_id bigint) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
+    perform from bisd.webhook w where w.id = cancel.webhook_id for update;
     with gone as (
         delete from bisd.delivery d where d.webhook_id = cancel.webhook_id and d.event_id = cancel.event_id
         returning d.event_created_at, d.test
@@ -354,7 +366,7 @@ end $$;
 
 -- Owes again what happened from `since` until before `until` (null: now): all that the webhook's topic and filter call for, sent
 -- before, missed or failed; or only what failed, expired or was refused. What is owed already is left as it is. Spread over time,
--- `per_second`, so that what happens meanwhile does not wait behind it; to an ordered webhook, where it has to, as fast as that
+-- `per_second` (half of the webhook's rate at most), so that what happens meanwhile does not wait behind it; to an ordered webhook, where it has to, as fast as that
 -- takes them. Answers how many.
 create function bisd.replay(
     webhook_id bigint, since timestamptz, until timestamptz, only_failed boolean, per_second double precision default 100
@@ -375,7 +387,7 @@ begin
     with wanted as (
         select e.id, e.created_at, octet_length(e.body::text) as bytes,
                now() + case when webhook.ordered then interval '0'
-                            else (row_number() over (order by e.id) - 1) / per_second * interval '1 second' end as due_at
+                            else (row_number() over (order by e.id) - 1) / least(per_second, webhook.rate / 2) * interval '1 second' end as due_at
         from bisd.event e
         where e.account_id = webhook.account_id and e.topic = webhook.topic
           and e.created_at >= since and e.created_at < coalesce(until, now())
@@ -415,19 +427,21 @@ end $$;
 -- What a daemon says of a webhook when its state changes: that it is failing (since when, how often, at how many percent of the
 -- way to deactivation, and, while it is parked, when it is probed next), that it has recovered, or that it is to be deactivated.
 -- Its owner is told of every warning, the deactivation and the recovery by an event, once: a row that says so already, or is
--- switched off, is left as it is.
+-- switched off, is left as it is. False: somebody else is changing the row; say it again later.
 create function bisd.report(
     webhook_id bigint, failing_since timestamptz, failures integer, warned integer, deactivates_at timestamptz,
     next_probe_at timestamptz, probes integer, deactivate text, last_error text
-) returns void
+) returns boolean
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     known bisd.webhook;
     news text;
 begin
-    select w.* into known from bisd.webhook w where w.id = report.webhook_id and w.enabled for update;
-    if not found or coalesce(report.failing_since < known.resumed_at, false) then
-        return;
+    select w.* into known from bisd.webhook w where w.id = report.webhook_id and w.enabled for no key update skip locked;
+    if not found then
+        return not exists (select from bisd.webhook w where w.id = report.webhook_id and w.enabled);
+    elsif coalesce(report.failing_since < known.resumed_at, known.failing_since is null) then
+        return true;
     end if;
     if deactivate is not null then
         news := 'webhook/deactivated';
@@ -443,7 +457,7 @@ begin
         news := case when known.warned > 0 then 'webhook/recovered' end;
         update bisd.webhook w
         set failing_since = null, failures = 0, warned = 0, deactivates_at = null, next_probe_at = null, probes = 0,
-            note = format('recovered at %s', bisd.utc(now()))
+            recovered_at = case when known.next_probe_at is not null then now() end, note = format('recovered at %s', bisd.utc(now()))
         where w.id = known.id;
     else
         news := case when report.warned > known.warned then 'webhook/failing' end;
@@ -465,6 +479,28 @@ begin
         where w.id = known.id;
         perform pg_notify('bisd_webhook', format('{"webhook_id":%s,"topic":"%s"}', known.id, news));
     end if;
+    return true;
+end $$;
+
+-- A daemon runs. If none has for a while (nobody called, from wherever the daemons' shards are), what webhooks failed to take in
+-- that time is not held against them. Answers how many seconds it was, 0 if it made no difference.
+create function bisd.beat() returns double precision
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    silence interval;
+begin
+    select now() - p.at into silence from bisd.pulse p for update skip locked;
+    if not found then
+        return 0;
+    end if;
+    update bisd.pulse set at = now();
+    if silence <= interval '90 seconds' then
+        return 0;
+    end if;
+    update bisd.webhook w
+    set failing_since = least(w.failing_since + silence, now()), deactivates_at = w.deactivates_at + silence
+    where w.failing_since is not null and w.enabled;
+    return case when found then extract(epoch from silence) else 0 end;
 end $$;
 
 -- What happened to webhooks, for the application: listen on bisd_webhook, then look here.
@@ -481,7 +517,7 @@ select
     d.webhook_id,
     w.account_id,
     w.topic,
-    case when not (w.enabled and p.webhooks or d.test) then 'held' when d.attempts = 0 then 'pending' else 'retrying' end as state,
+    case when w.removed_at is not null then 'cancelled' when not (w.enabled and p.webhooks or d.test) then 'held' when d.attempts = 0 then 'pending' else 'retrying' end as state,
     d.attempts,
     last.status::integer as last_status,
     last.code as last_error,
@@ -531,15 +567,16 @@ where a.verdict not in ('retry', 'postponed')
       and later.attempted_at > a.attempted_at and later.verdict not in ('retry', 'postponed'));
 
 -- In one word, the worst that holds.
-create function bisd.webhook_state(w bisd.webhook, in_plan boolean) returns text
+create function bisd.webhook_state(
+    enabled boolean, in_plan boolean, off_reason text, failing_since timestamptz, next_probe_at timestamptz
+) returns text
 language sql immutable as $$
     select case
-        when w.removed_at is not null then 'removed'
-        when w.off_reason in ('failing', 'gone') then 'deactivated'
-        when not w.enabled then 'off'
+        when off_reason in ('failing', 'gone') then 'deactivated'
+        when not enabled then 'off'
         when not in_plan then 'not in plan'
-        when w.next_probe_at is not null then 'parked'
-        when w.failing_since is not null then 'failing'
+        when next_probe_at is not null then 'parked'
+        when failing_since is not null then 'failing'
         else 'well'
     end
 $$;
@@ -551,7 +588,7 @@ select
     w.id as webhook_id,
     w.account_id,
     w.topic,
-    bisd.webhook_state(w, p.webhooks) as state,
+    bisd.webhook_state(w.enabled, p.webhooks, w.off_reason, w.failing_since, w.next_probe_at) as state,
     recent.success_rate,
     recent.last_success_at,
     recent.streak,
@@ -560,7 +597,8 @@ select
     w.failing_since,
     w.deactivates_at,
     w.next_probe_at,
-    case when w.enabled and not p.webhooks then format('the plan %s has no webhooks', c.plan) else w.note end as note
+    case when w.enabled and not p.webhooks then format('the plan %s has no webhooks', c.plan) else w.note end as note,
+    array(select jsonb_object_keys(w.headers)) as header_names
 from bisd.webhook w
 join bisd.account c on c.id = w.account_id
 join bisd.plan p on p.name = c.plan

@@ -1,6 +1,6 @@
 -- Every webhook, of the account $1 unless that is null.
 select w.id, w.account_id, w.topic, w.url, w.description, w.enabled, p.webhooks as in_plan,
-       bisd.webhook_state(w, p.webhooks) as state, w.created_at
+       bisd.webhook_state(w.enabled, p.webhooks, w.off_reason, w.failing_since, w.next_probe_at) as state, w.created_at
 from bisd.webhook w
 join bisd.account a on a.id = w.account_id
 join bisd.plan p on p.name = a.plan

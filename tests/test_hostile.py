@@ -1,0 +1,243 @@
+"""Answers of a hostile receiver, against the real client: each ends in time, costs next to nothing, and is told for what it is.
+
+The receiver is a process of its own (tests/support/hostile.py has a docstring per misbehaviour), so that all that is measured
+here is ours.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from bisd.config import DeliveryConfig, RetryConfig
+from bisd.delivery.verdict import Policy
+from bisd.model import Code, Delivered, Response, Retry, Took
+from tests.support.client import DELIVERY, NOW, WEBHOOK, bounded, client, measured, message, no_connection, told
+from tests.support.hostile import Hostile
+from tests.support.misbehaviour import MISBEHAVIOURS
+from tests.support.shop import eventually
+
+# What each path is answered with: a status, or a code where there is none.
+EXPECTED: dict[str, int | Code] = {
+    "/ok": 200,
+    "/big": 200,
+    "/big_chunked": 200,
+    "/tiny_chunks": 200,
+    "/gzip_bomb": 200,
+    "/members": 200,
+    "/headers": Code.BAD_RESPONSE,
+    "/endless_header": Code.BAD_RESPONSE,
+    "/endless_name": Code.BAD_RESPONSE,
+    "/endless_status": Code.BAD_RESPONSE,
+    "/blank_lines": Code.TOO_BIG,
+    "/trailers": 200,
+    "/chunk_extension": 200,
+    "/chunk_size": 200,
+    "/continues": Code.TOO_BIG,
+    "/hints": Code.TOO_BIG,
+    "/segments": Code.TOO_BIG,
+    "/many_answers": 200,
+    "/two_lengths": Code.BAD_RESPONSE,
+    "/length_and_chunked": Code.BAD_RESPONSE,
+    "/negative_length": Code.BAD_RESPONSE,
+    "/nul": Code.BAD_RESPONSE,
+    "/http09": Code.BAD_RESPONSE,
+    "/garbage": Code.BAD_RESPONSE,
+    "/status_0200": Code.BAD_RESPONSE,
+    "/status_999": 999,
+    "/status_007": 7,
+    "/upgrade": 101,
+    "/upgrade_200": 200,
+    "/cookie": 200,
+    "/cookies": 200,
+    "/redirect_metadata": 307,
+    "/redirect_loop": 307,
+    "/redirect_file": 307,
+    "/redirect_canary": 307,
+    "/redirect_nonsense": 307,
+    "/redirect_terminal": 307,
+    "/gone": 410,
+    "/error_200": 200,
+    "/retry_after": 429,
+    "/echo": Code.BAD_RESPONSE,
+    "/hang": Code.TIMEOUT,
+    "/unread": Code.TIMEOUT,
+    "/slow_header": Code.TIMEOUT,
+    "/slow_body": 200,
+    "/empty": Code.DISCONNECTED,
+    "/reset": Code.DISCONNECTED,
+    "/reset_in_header": Code.DISCONNECTED,
+    "/reset_in_body": 200,
+    "/truncated": 200,
+    "/early": 200,
+    "/closes_idle": 200,
+    "/closes_reused": 200,
+    "/resets_reused": 200,
+    "/closes_always": 200,
+    "/closes_then_hangs": 200,
+    "/one_octet_reused": 200,
+    "/hangs_reused": 200,
+    "/extra": 200,
+    "/extra_partial": 200,
+    "/extra_at_once": 200,
+    "/extra_garbage": 200,
+}
+# After these, and only these, the connection may be used again.
+CLEAN = {"/ok", "/status_999", "/status_007", "/upgrade_200", "/cookie", "/cookies", "/gone", "/error_200", "/retry_after"} | {
+    path for path in EXPECTED if path.startswith("/redirect_") or path.endswith(("_reused", "_always", "_hangs"))
+}
+
+
+def test_every_misbehaviour_is_expected_to_end_somehow() -> None:
+    """None is left out of the table."""
+    assert set(MISBEHAVIOURS) == set(EXPECTED)
+
+
+@pytest.mark.parametrize("port", ["plain", "tls"])
+@pytest.mark.parametrize("path", EXPECTED)
+async def test_misbehaviour(path: str, port: str, hostile: Hostile) -> None:
+    """The expected answer, within the timeout and half a second; 100 ms of CPU, 8 MiB, and the loop is free every 50 ms. The
+    connection is closed at once, unless all was well with it."""
+    async with client(hostile) as post:
+        await post.send(message(hostile.url("/truncated", port)))  # what is done once is not what it costs
+        async with measured() as cost:
+            answer = await post.send(message(hostile.url(f"{path}?{'31' if path == '/retry_after' else port}", port)))
+        assert (EXPECTED[path], []) == (told(answer), bounded(cost))
+        if path not in CLEAN:
+            await eventually(lambda: no_connection(hostile), 0.5)
+    await eventually(lambda: no_connection(hostile), 0.5)
+
+
+# Before there is a path, by scheme.
+PORTS = {
+    ("https", "expired"): Code.TLS_EXPIRED,
+    ("https", "not_yet"): Code.TLS_EXPIRED,
+    ("https", "wrong_name"): Code.TLS_NAME,
+    ("https", "untrusted"): Code.TLS_UNTRUSTED,
+    ("https", "old"): Code.TLS,
+    ("https", "noise"): Code.TLS,
+    ("https", "plain"): Code.TLS,
+    ("https", "silent"): Code.CONNECT,
+    ("https", "resets"): Code.CONNECT,
+    ("https", "closes"): Code.CONNECT,
+    ("http", "old"): Code.BAD_RESPONSE,
+    ("http", "tls"): Code.DISCONNECTED,
+    ("http", "closes"): Code.DISCONNECTED,
+    ("http", "silent"): Code.TIMEOUT,
+}
+
+
+@pytest.mark.parametrize(("scheme", "port"), PORTS)
+async def test_misbehaviour_of_a_port(scheme: str, port: str, hostile: Hostile) -> None:
+    """Certificates that are not to be trusted, handshakes that hang or fail, and what is no TLS or no HTTP at all: each has its
+    code, within the bounds. Not a single request is sent before the certificate has been verified."""
+    path = f"/ok?{scheme}-{port}"
+    async with client(hostile) as post:
+        await post.send(message(hostile.url("/truncated", "tls")))
+        async with measured() as cost:
+            answer = await post.send(message(f"{scheme}://127.0.0.1:{hostile.ports[port]}{path}"))
+        assert (PORTS[scheme, port], []) == (told(answer), bounded(cost))
+        await eventually(lambda: no_connection(hostile), 0.5)
+    assert await hostile.requests(path) == []
+
+
+async def test_reset_at_once(hostile: Hostile) -> None:
+    """Whoever resets the connection as soon as it is there was not reached, or has hung up: a failure, soon and once."""
+    async with client(hostile) as post:
+        answers = [told(await post.send(message(hostile.url("/", "resets").replace("https", "http")))) for _ in range(20)]
+    assert {Code.CONNECT, Code.DISCONNECTED} >= set(answers)
+
+
+async def test_body_of_an_answer_has_little_time(hostile: Hostile) -> None:
+    """What drips after the status is waited for two seconds, however long the timeout, and kept as far as it came."""
+    async with client(hostile, seconds=10) as post, measured() as cost:
+        answer = await post.send(message(hostile.url("/slow_body")))
+    assert isinstance(answer, Response)
+    assert (200, []) == (answer.status, bounded(cost, 2.0))
+    assert 10 <= len(answer.body) <= 25
+
+
+async def test_first_octets_of_an_answer_are_kept(hostile: Hostile) -> None:
+    """As many as configured, of a body that goes on for 10 GB; none, if none are to be."""
+    for most in (0, 1, 4096):
+        async with client(hostile, max_response_bytes=most) as post:
+            for path in ("/big", "/big_chunked", "/ok"):
+                answer = await post.send(message(hostile.url(path)))
+                assert isinstance(answer, Response)
+                assert (b"ok" if path == "/ok" else b"x" * 4096)[:most] == answer.body
+
+
+@pytest.mark.parametrize("port", ["plain", "tls"])
+async def test_nobody_reads_what_we_send(port: str, hostile: Hostile) -> None:
+    """A large body to somebody who does not read it: the timeout ends it, and nothing is kept waiting to be sent."""
+    async with client(hostile, max_body_bytes=64 << 20) as post:
+        answer = await post.send(message(hostile.url("/unread", port), b"x" * (32 << 20)))
+        assert told(answer) == Code.TIMEOUT
+        await eventually(lambda: no_connection(hostile), 0.5)
+
+
+@pytest.mark.parametrize("port", ["plain", "tls"])
+async def test_answer_before_the_body_was_read(port: str, hostile: Hostile) -> None:
+    """200 to the head of a request of 8 MiB, and the connection is closed: it was taken."""
+    async with client(hostile, max_body_bytes=8 << 20) as post:
+        answer = await post.send(message(hostile.url("/early", port), b"x" * (8 << 20)))
+    assert told(answer) == 200
+
+
+@pytest.mark.parametrize("path", sorted(path for path in EXPECTED if path.startswith("/redirect_")))
+async def test_redirects_are_not_followed(path: str, hostile: Hostile) -> None:
+    """One request in all, wherever it points; where it pointed is told, and it is a failure."""
+    async with client(hostile) as post:
+        answer = await post.send(message(hostile.url(f"{path}?once")))
+    assert isinstance(answer, Response) and answer.location is not None
+    assert (307, Took.NO) == (answer.status, POLICY.took(answer))
+    assert [1, 0, 0] == [len(await hostile.requests(asked)) for asked in (f"{path}?once", "/canary?", "/redirect_loop?")]
+
+
+async def test_no_cookie_is_sent_back(hostile: Hostile) -> None:
+    """Nor anything else that an answer asks to be remembered: the next request is the same as the first."""
+    async with client(hostile) as post:
+        asked = message(hostile.url("/cookie?kept"))
+        assert [200, 200] == [told(await post.send(asked)) for _ in range(2)]
+    first, second = await hostile.requests("/cookie?kept")
+    assert first == second
+    assert b"cookie:" not in first.lower()
+
+
+POLICY = Policy(DeliveryConfig(), RetryConfig(jitter=0.0), lambda: 0.0)
+# Seconds until the next attempt: five by the schedule, at most a day.
+RETRY_AFTER = {
+    "0": 5.0, "1": 5.0, "120": 120.1, "-120": 5.0, "86400": 86400.1, "86401": 86400.1, "1" + "0" * 12: 86400.1, "9" * 1000: 5.0,
+    "1" * 100: 86400.1, "1e3": 5.0, "1.5": 5.0, "inf": 5.0, "nan": 5.0, "-inf": 5.0, "": 5.0, "soon": 5.0, "0x10": 5.0,
+    "\u0661\u0662": 5.0, "Thu, 01 Jan 2026 00:02:00 GMT": 120.1, "Thu, 01 Jan 2026 00:02:00": 5.0,
+    "Wed, 31 Dec 2025 23:00:00 GMT": 5.0, "Fri, 31 Dec 9999 23:59:59 GMT": 86400.1, "Fri, 31 Dec 9999 23:59:59 -2359": 86400.1,
+    "Sat, 01 Jan 0001 00:00:00 +2359": 5.0, "Thu, 99 Foo 2026 99:99:99 GMT": 5.0, "Thu, 01 Jan 99999999999 00:00:00 GMT": 5.0,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("text", RETRY_AFTER, ids=lambda text: ascii(text)[:30])
+async def test_retry_after(text: str, hostile: Hostile) -> None:
+    """Seconds or a date, clamped; what is neither, or of the past, is as if it had not been said; nothing overflows."""
+    async with client(hostile) as post:
+        answer = await post.send(message(hostile.url(f"/retry_after?{text.encode().hex()}")))
+    assert told(answer) == 429
+    webhook, delivery = WEBHOOK, DELIVERY
+    assert Retry(NOW + timedelta(seconds=RETRY_AFTER[text])) == POLICY.judge(webhook, delivery, answer, NOW)
+
+
+async def test_gone_says_so_and_an_error_in_words_is_none(hostile: Hostile) -> None:
+    """410 is the end of a webhook; 200 is success, whatever its body says."""
+    async with client(hostile) as post:
+        gone = await post.send(message(hostile.url("/gone")))
+        fine = await post.send(message(hostile.url("/error_200")))
+    assert (Took.GONE, Took.YES) == (POLICY.took(gone), POLICY.took(fine))
+    assert Delivered() == POLICY.judge(WEBHOOK, DELIVERY, fine, NOW)
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0, 200), (8, 200), (9, Code.TOO_BIG)])
+async def test_a_few_interim_answers_are_passed_over(number: int, expected: int | Code, hostile: Hostile) -> None:
+    """Eight at most, then there must be an answer."""
+    octets = b"HTTP/1.1 103 Early Hints\r\n\r\n" * number + b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    async with client(hostile) as post:
+        assert expected == told(await post.send(message(hostile.url("/echo"), octets)))
