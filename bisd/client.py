@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextvars import ContextVar
 from time import monotonic
 from typing import Any
@@ -98,6 +98,9 @@ class TooBig(aiohttp.ClientPayloadError):
     """An answer has more octets on the wire than anybody should send: in headers, framing, trailers or before its status."""
 
 
+_receive = ResponseHandler.data_received
+
+
 class Handler(ResponseHandler):
     """Writes requests, receives answers, and counts what each costs: octets after TLS, and interim answers (1xx), of which
     aiohttp takes any number. Beyond the bounds it ends the connection, as it does when something comes that nobody asked for.
@@ -120,23 +123,33 @@ class Handler(ResponseHandler):
             transport.write(request)
 
     def data_received(self, data: bytes) -> None:
+        size = len(data)
+        if self.octets == 0 and 0 < size <= _PIECE:
+            self.octets = size + _SEGMENT
+            head = data.find(b"\r\n\r\n") + 4
+            if 4 < head < size and data.find(b"\r\nContent-Length: %d\r\n" % (size - head), 0, head) < 0:
+                # What follows is not just the body: aiohttp forgets an answer where in the same segment comes what is no HTTP.
+                _receive(self, data[:head])
+                self.data_received(data[head:])
+            else:
+                _receive(self, data)
+        else:
+            self._receive_more(data)
+
+    def _receive_more(self, data: bytes) -> None:
+        """What is not the first segment of an answer."""
         if not data:
-            super().data_received(data)  # nothing has come: aiohttp has a parser go on that it had paused
+            _receive(self, data)  # nothing has come: aiohttp has a parser go on that it had paused
         elif len(data) > _PIECE:
             self._split(data)
         elif self._payload is not None and self._payload.is_eof():
             self._end()  # the answer has ended: this would be taken for that to the next request
         else:
-            head = data.find(b"\r\n\r\n") + 4 if self.octets == 0 else 0
             self.octets += len(data) + _SEGMENT
             if self.octets > self._most:
                 self._give_up()
-            elif 4 < head < len(data):
-                # aiohttp forgets an answer where what follows in the same segment is no HTTP.
-                super().data_received(data[:head])
-                self.data_received(data[head:])
             else:
-                super().data_received(data)
+                _receive(self, data)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         if data[0].code < 200:
@@ -183,8 +196,8 @@ class Connector(aiohttp.TCPConnector):
         super().__init__(**settings)
         self._factory = functools.partial(Handler, self._loop, most)  # type: ignore[assignment]
 
-    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
-        return None if connecting.get().fresh else await super()._get(key, traces)
+    def _get(self, key: ConnectionKey, traces: list[Trace]) -> Awaitable[Connection | None]:  # type: ignore[override]
+        return _none() if connecting.get().fresh else super()._get(key, traces)
 
     async def _create_connection(
         self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
@@ -202,3 +215,7 @@ class Connector(aiohttp.TCPConnector):
             return await super()._resolve_host(host, port, traces)
         finally:
             connecting.get().dns = (monotonic() - began) * 1000
+
+
+async def _none() -> None:
+    """No connection that is open already."""

@@ -154,13 +154,16 @@ class Lanes:
         self._ring(now)
         if self._tests and len(self._testing) - len(self._tests) < _TESTS_AT_ONCE:
             return Turn(*self._tests.popleft(), now)
-        while self._ready and self._flying < 2 * self._budget.octets and self.outage.permits(now):
+        while self._ready and self._flying < 2 * self._budget.octets:
+            if not self.outage.quiet and not self.outage.permits(now):
+                return None
             lane = self._ready.popleft()
             lane.queued = False
             delivery = lane.next(now)
             if delivery is not None:
                 self._flying += delivery.size
-                self.outage.sent(now)
+                if not self.outage.quiet:
+                    self.outage.sent(now)
                 self._feed(lane)
                 return Turn(lane.webhook, delivery, now)
             self._sleep(lane, now)

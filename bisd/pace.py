@@ -82,6 +82,8 @@ class Outage:
     a row it pauses all for a second, then lets one go; twice as long every time that fails too; then begins slowly."""
 
     def __init__(self) -> None:
+        self.quiet = True
+        """Nothing is amiss, and has not been of late: there is nothing to ask here."""
         self._pace = Pace(1, None)
         self._faults = 0
         self._pauses = 0
@@ -91,6 +93,7 @@ class Outage:
 
     def fault(self, now: datetime) -> timedelta | None:
         """An attempt failed by a fault of ours. Answers how long all wait, if a pause begins with that."""
+        self.quiet = False
         self._faults += 1
         if self._faults < _OUTAGE_AFTER or (self._until is not None and not self._probing):
             return None
@@ -105,6 +108,7 @@ class Outage:
         """An attempt came to something, whatever the receiver said. Answers how long the outage was that ends with that."""
         self._faults = 0
         if self._until is None or self._since is None:
+            self.quiet = self._pace.not_before is None
             return None
         lasted = now - self._since
         self._since = None

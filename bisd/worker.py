@@ -62,7 +62,8 @@ class Worker:
             verdict = self._policy.judge(webhook, delivery, answer, ended)
         self._writeback.add(Outcome(delivery, began, answer, verdict))
         took = self._policy.took(answer)
-        self._watch(took, ended, answer)
+        if took is not Took.YES or not self._lanes.outage.quiet:
+            self._watch(took, ended, answer)
         report = self._lanes.finish(delivery, took, ended, _error(answer))
         if report is not None:
             self._writeback.report(report)

@@ -87,50 +87,54 @@ class Post:
 
     async def send(self, message: Message) -> Answer:
         """POSTs the message, once. Raises nothing that a receiver or the network could bring about."""
+        permitted = self._permit(message)
+        if isinstance(permitted, Refusal):
+            return permitted
+        began = monotonic()
+        fresh = False
+        while True:
+            notes = Connecting(fresh)
+            connecting.set(notes)
+            try:
+                async with self._session.post(
+                    permitted.url,
+                    data=(message, permitted.target),
+                    allow_redirects=False,
+                    proxy=self._egress.proxy,
+                    timeout=self._left(began) if fresh else self._timeout,
+                ) as response:
+                    first_byte = (monotonic() - began) * 1000
+                    body = await self._read(response)
+            except AddressRefused:
+                return Refusal(Code.REFUSED_ADDRESS)
+            except (aiohttp.ClientError, TimeoutError, OSError) as fault:
+                # Sent on a connection that had been kept open too long, which ended without a byte of an answer: once more,
+                # on a fresh one.
+                if not fresh and notes.stale and isinstance(fault, _CLOSED):
+                    fresh = True
+                    continue
+                return _without_answer(fault, _timings(notes, None, began), resent=fresh)
+            timings = _timings(notes, first_byte, began)
+            headers = response.headers
+            return Response(response.status, headers.get("Retry-After"), body, timings, fresh, headers.get("Location"))
+
+    def _permit(self, message: Message) -> Permitted | Refusal:
         if len(message.body) > self._config.max_body_bytes:
             return Refusal(Code.BODY_TOO_BIG)
         if not message.body:
             return Refusal(Code.EVENT_GONE)
         try:
-            permitted = self._egress.permit_url(message.url)
+            return self._egress.permit_url(message.url)
         except UrlRefusedError:
             return Refusal(Code.REFUSED_URL)
-        began = monotonic()
-        answer = await self._attempt(permitted, message, began, fresh=False)
-        if answer is None:
-            answer = await self._attempt(permitted, message, began, fresh=True)
-        assert answer is not None
-        return answer
 
-    async def _attempt(self, permitted: Permitted, message: Message, began: float, *, fresh: bool) -> Answer | None:
-        """The POST. None: it was sent on a connection that had been kept open too long, which ended without a byte of an
-        answer; it is sent once more, on a fresh one."""
-        notes = Connecting(fresh)
-        connecting.set(notes)
-        left = (
-            aiohttp.ClientTimeout(
-                total=max(0.001, self._config.timeout.total_seconds() - (monotonic() - began)),
-                sock_connect=self._timeout.sock_connect,
-                ceil_threshold=self._timeout.ceil_threshold,
-            )
-            if fresh
-            else self._timeout
+    def _left(self, began: float) -> aiohttp.ClientTimeout:
+        """What is left of the time for the attempt that began then."""
+        return aiohttp.ClientTimeout(
+            total=max(0.001, self._config.timeout.total_seconds() - (monotonic() - began)),
+            sock_connect=self._timeout.sock_connect,
+            ceil_threshold=self._timeout.ceil_threshold,
         )
-        try:
-            async with self._session.post(
-                permitted.url, data=(message, permitted.target), allow_redirects=False, proxy=self._egress.proxy, timeout=left
-            ) as response:
-                first_byte = (monotonic() - began) * 1000
-                body = await self._read(response)
-        except AddressRefused:
-            return Refusal(Code.REFUSED_ADDRESS)
-        except (aiohttp.ClientError, TimeoutError, OSError) as fault:
-            if not fresh and notes.stale and isinstance(fault, _CLOSED):
-                return None
-            return _without_answer(fault, _timings(notes, None, began), resent=fresh)
-        timings = _timings(notes, first_byte, began)
-        headers = response.headers
-        return Response(response.status, headers.get("Retry-After"), body, timings, fresh, headers.get("Location"))
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """The first bytes of the answer; what goes wrong with them does not change the status."""
