@@ -106,6 +106,8 @@ class Outage:
 
     def passed(self, now: datetime) -> timedelta | None:
         """An attempt came to something, whatever the receiver said. Answers how long the outage was that ends with that."""
+        if self._until is not None and not self._probing:
+            return None  # it was sent before: what is open already may go on working
         self._faults = 0
         if self._until is None or self._since is None:
             self.quiet = self._pace.not_before is None

@@ -256,8 +256,11 @@ async def test_lanes_pause_while_the_fault_is_ours(
     assert 300 == tried.count((1, "delivered", None))
     assert 3 <= tried.count((None, "postponed", code)) <= 100
     assert [0] * 300 == [row["attempts"] for row in owed]
-    assert [("outage", code, 1.0), ("outage", code, 2.0)] == said.lines()[:2]
-    assert ["outage_over"] == [event for event, *_ in said.lines() if event != "outage"]
+    lines = said.lines()
+    assert ("outage", code, 1.0) == lines[0]
+    assert "outage_over" == lines[-1][0]
+    if kind == "names":  # a descriptor may come free while there are none: then a probe passes, and a pause begins anew
+        assert [("outage", code, 2.0), "outage_over"] == [lines[1], *(event for event, *_ in lines if event != "outage")]
     assert 300 == len(await hostile.requests(f"/ok?lanes-{kind}"))
     assert 10 == await shop.connection.fetchval("select count(*) from bisd.webhook where enabled")
 
