@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_network
 
@@ -14,6 +10,7 @@ import pytest
 from bisd.config import DeliveryConfig, EgressConfig
 from bisd.delivery.post import Post
 from bisd.model import Answer, Code, Fault, Message, NoResponse, Refusal
+from tests.support.client import no_descriptors
 
 # Nobody listens there; TCP goes to no multicast address, so that it is unreachable from every machine.
 LOOPBACK, UNREACHABLE = "https://127.0.0.1:9/", "https://224.0.0.1/"
@@ -31,19 +28,6 @@ async def answers(*urls: str) -> list[Answer]:
         return [await post.send(message(url)) for url in urls]
 
 
-@contextmanager
-def out_of_descriptors() -> Iterator[None]:
-    """Nothing can be opened by this process."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 @pytest.mark.parametrize("scheme", ["https", "http"])
 async def test_an_address_without_a_route_is_not_our_fault(scheme: str) -> None:
     """While there is a way to others: whoever registers an address that nobody can reach does not make all wait."""
@@ -54,7 +38,7 @@ async def test_an_address_without_a_route_is_not_our_fault(scheme: str) -> None:
 async def test_without_descriptors_it_is_our_fault() -> None:
     """As long as no socket can be opened; with descriptors again, what fails is the receiver's again."""
     async with Post(DeliveryConfig(), EGRESS) as post:
-        with out_of_descriptors():
+        with no_descriptors():
             without = [await post.send(message(LOOPBACK)) for _ in range(3)]
         then = await post.send(message(LOOPBACK))
     assert [Fault(Code.NETWORK)] * 3 == without
