@@ -9,7 +9,6 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from time import monotonic
@@ -87,8 +86,6 @@ class Egress:
         self.proxy = URL(config.proxy) if config.proxy is not None else None
         literal = _literal(self.proxy.host_subcomponent or "") if self.proxy is not None else None
         self._proxy_addresses: set[_Address] = set() if literal is None else {literal}
-        # Judged once per URL, not once per POST; refusals are not kept.
-        self.permit_url = lru_cache(maxsize=8192)(self._permit_url)
 
     def permits(self, address: _Address) -> bool:
         """Denied networks first, then allowed ones; otherwise what is globally routable."""
@@ -100,7 +97,7 @@ class Egress:
             return False
         return not (_within(address, _SPECIAL) or _is_isatap(address))
 
-    def _permit_url(self, raw: str) -> Permitted:
+    def permit_url(self, raw: str) -> Permitted:
         """The URL, and what will be requested of its host, byte for byte. Raises UrlRefusedError with the reason."""
         if len(raw) > _MOST_CHARACTERS:
             raise UrlRefusedError(reason=f"it has more than {_MOST_CHARACTERS} characters")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import ssl
+from functools import lru_cache
 from http import HTTPStatus
 from time import monotonic
 
 import aiohttp
+from aiohttp.http import HttpProcessingError
 
 from bisd import egress as egress_module
-from bisd.client import Connecting, Connector, Request, TooBig, connecting
+from bisd.client import Client, Connector, Destination, Notes, TooBig
 from bisd.config import DeliveryConfig, EgressConfig
-from bisd.egress import AddressRefused, Egress, Permitted, ResolverSilent
+from bisd.egress import AddressRefused, Egress, ResolverSilent
 from bisd.errors import UrlRefusedError
 from bisd.model import Answer, Code, Fault, Message, NoResponse, Refusal, Response, Timings
 
@@ -38,6 +40,7 @@ _CERTIFICATE = {
 _OURS = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.ENETDOWN}
 # We are not on any network; or the receiver is on one that is not ours (IPv6, as a rule), which it could help.
 _UNREACHABLE = {errno.ENETUNREACH, errno.EADDRNOTAVAIL}
+_WITHOUT_ANSWER = (aiohttp.ClientError, HttpProcessingError, TimeoutError, OSError)
 # How a connection that was kept open too long ends.
 _CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.ClientConnectionResetError)
 
@@ -49,7 +52,10 @@ class Post:
         self._config = delivery
         self._egress = Egress(egress)
         self._ca_file = egress.ca_file
-        self._session: aiohttp.ClientSession
+        self._timeout = self._time(delivery.timeout.total_seconds())
+        # Judged once per URL, not once per POST; refusals are not kept.
+        self._destination = lru_cache(maxsize=8192)(self._permit)
+        self._client: Client
         self._resolver: egress_module.GuardedResolver
 
     async def __aenter__(self) -> Post:
@@ -63,94 +69,71 @@ class Post:
             limit=0,
             keepalive_timeout=_KEEPALIVE,
         )
-        self._timeout = aiohttp.ClientTimeout(
-            total=self._config.timeout.total_seconds(),
-            sock_connect=self._config.connect_timeout.total_seconds(),
-            # aiohttp rounds longer timeouts up to a whole second of the loop's; ours are what was configured.
-            ceil_threshold=float("inf"),
-        )
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=self._timeout,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            request_class=Request,
-            auto_decompress=False,
-            trust_env=False,
-            read_bufsize=1 << 14,
-            max_headers=64,
-        )
+        self._client = Client(connector)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._session.close()
+        await self._client.close()
         await self._resolver.close()  # aiohttp closes only one of its own making
 
     async def send(self, message: Message) -> Answer:
         """POSTs the message, once. Raises nothing that a receiver or the network could bring about."""
-        permitted = self._permit(message)
-        if isinstance(permitted, Refusal):
-            return permitted
-        began = monotonic()
-        fresh = False
-        while True:
-            notes = Connecting(fresh)
-            connecting.set(notes)
-            try:
-                async with self._session.post(
-                    permitted.url,
-                    data=(message, permitted.target),
-                    allow_redirects=False,
-                    proxy=self._egress.proxy,
-                    timeout=self._left(began) if fresh else self._timeout,
-                ) as response:
-                    first_byte = (monotonic() - began) * 1000
-                    body = await self._read(response)
-            except AddressRefused:
-                return Refusal(Code.REFUSED_ADDRESS)
-            except (aiohttp.ClientError, TimeoutError, OSError) as fault:
-                # Sent on a connection that had been kept open too long, which ended without a byte of an answer: once more,
-                # on a fresh one.
-                if not fresh and notes.stale and isinstance(fault, _CLOSED):
-                    fresh = True
-                    continue
-                return _without_answer(fault, _timings(notes, None, began), resent=fresh)
-            timings = _timings(notes, first_byte, began)
-            headers = response.headers
-            return Response(response.status, headers.get("Retry-After"), body, timings, fresh, headers.get("Location"))
-
-    def _permit(self, message: Message) -> Permitted | Refusal:
         if len(message.body) > self._config.max_body_bytes:
             return Refusal(Code.BODY_TOO_BIG)
         if not message.body:
             return Refusal(Code.EVENT_GONE)
         try:
-            return self._egress.permit_url(message.url)
+            destination = self._destination(message.url)
         except UrlRefusedError:
             return Refusal(Code.REFUSED_URL)
+        began = monotonic()
+        notes = Notes()
+        timeout = self._timeout
+        while True:
+            try:
+                reply = await self._client.post(destination, message, timeout, notes)
+            except _WITHOUT_ANSWER as fault:
+                # Sent on a connection that had been kept open too long, which ended without a byte of an answer: once more,
+                # on a fresh one.
+                if not notes.fresh and notes.stale and isinstance(fault, _CLOSED):
+                    notes = Notes(fresh=True)
+                    timeout = self._time(self._config.timeout.total_seconds() - (monotonic() - began))
+                    continue
+                return _without_answer(fault, _timings(notes, None, began), resent=notes.fresh)
+            first_byte = (monotonic() - began) * 1000
+            try:
+                body = await self._read(reply.content, began)
+            finally:
+                reply.end()
+            headers = reply.head.headers
+            timings = _timings(notes, first_byte, began)
+            return Response(reply.head.code, headers.get("Retry-After"), body, timings, notes.fresh, headers.get("Location"))
 
-    def _left(self, began: float) -> aiohttp.ClientTimeout:
-        """What is left of the time for the attempt that began then."""
+    def _permit(self, url: str) -> Destination:
+        permitted = self._egress.permit_url(url)
+        return Destination(permitted.url, permitted.target, self._egress.proxy)
+
+    def _time(self, seconds: float) -> aiohttp.ClientTimeout:
+        """So much for an attempt, and no more for connecting than was configured."""
         return aiohttp.ClientTimeout(
-            total=max(0.001, self._config.timeout.total_seconds() - (monotonic() - began)),
-            sock_connect=self._timeout.sock_connect,
-            ceil_threshold=self._timeout.ceil_threshold,
+            connect=max(0.001, seconds),
+            sock_connect=self._config.connect_timeout.total_seconds(),
+            # aiohttp rounds longer timeouts up to a whole second of the loop's; ours are what was configured.
+            ceil_threshold=float("inf"),
         )
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+    async def _read(self, content: aiohttp.StreamReader, began: float) -> bytes:
         """The first bytes of the answer; what goes wrong with them does not change the status."""
         most = self._config.max_response_bytes
-        content = response.content
         body = bytearray()
         try:
             if content.is_eof():
                 return content.read_nowait(most)
-            async with asyncio.timeout(_BODY_TIMEOUT):
+            async with asyncio.timeout(min(_BODY_TIMEOUT, self._config.timeout.total_seconds() - (monotonic() - began))):
                 while len(body) < most and (chunk := await content.read(most - len(body))):
                     body += chunk
         except (aiohttp.ClientError, TimeoutError, OSError):
             pass
-        if not content.at_eof():
-            response.close()  # rather than read on: the connection is not worth what may still come
         return bytes(body)
 
     def _patience(self) -> float:
@@ -217,5 +200,5 @@ def _code(fault: BaseException) -> Code:
             return Code.BAD_RESPONSE
 
 
-def _timings(notes: Connecting, first_byte: float | None, began: float) -> Timings:
+def _timings(notes: Notes, first_byte: float | None, began: float) -> Timings:
     return Timings(notes.dns, notes.connect, first_byte, (monotonic() - began) * 1000)
