@@ -4,6 +4,9 @@ What is read from the table is as old as its snapshot. A delivery that was writt
 be in it in its old state: `begin_read` starts a list of those, and what is on it, with the same due time, is passed over.
 
 Tests go past the lanes: at once and once, whether their webhook is switched on or not.
+
+Receivers that hang hold what they were given until the timeout. So of all that may be in flight, lanes of which nothing has
+been heard for a while get a part at most, and beyond one each a small part: the others always find room.
 """
 
 from __future__ import annotations
@@ -18,7 +21,11 @@ from bisd.delivery.lane import END, Key, Lane, Window
 from bisd.health import Limits, Report
 from bisd.model import Delivery, Took, Webhook, shard_of
 from bisd.pace import Outage
+from bisd.turns import Turns
 
+# Of what may be in flight: for one each of the lanes in doubt, and for more than one.
+_DOUBTED = 0.75
+_DOUBTED_TWICE = 0.125
 # Whoever sends himself a thousand tests has no right to a thousand connections.
 _TESTS_AT_ONCE = 32
 
@@ -34,7 +41,17 @@ class Turn(NamedTuple):
 class Lanes:
     """Those with something to send take turns, one delivery each."""
 
-    def __init__(self, ceiling: int, limits: Limits, window: int = 256, budget: int = 20_000, octets: int = 32 << 20) -> None:
+    def __init__(
+        self,
+        ceiling: int,
+        limits: Limits,
+        window: int = 256,
+        budget: int = 20_000,
+        octets: int = 32 << 20,
+        in_flight: int = 50_000,
+    ) -> None:
+        """`ceiling`: at most so many in flight to one webhook; `in_flight`: to all. `window`, `budget` and `octets` bound what
+        is held: deliveries of one lane, and deliveries and octets of all."""
         self._ceiling = ceiling
         self._limits = limits
         self._most = window
@@ -42,7 +59,12 @@ class Lanes:
         self._flying = 0
         self.window = Window(window, octets)
         self._lanes: dict[int, Lane] = {}
-        self._ready: deque[Lane] = deque()
+        self._turns: Turns[Lane] = Turns()
+        self._doubted = 0
+        self._most_doubted = max(1, int(in_flight * _DOUBTED))
+        self._most_doubted_twice = int(in_flight * _DOUBTED_TWICE)
+        self._aside: dict[int, Lane] = {}
+        self._aside_twice: dict[int, Lane] = {}
         self._timers: list[tuple[datetime, int]] = []
         self._hungry: dict[int, Lane] = {}
         self._settled: dict[tuple[int, int], datetime] = {}
@@ -72,7 +94,8 @@ class Lanes:
             if webhook.live or not self._drop(lane):
                 self._feed(lane)
         elif webhook.live:
-            lane = self._lanes[webhook.id] = Lane(webhook, self._ceiling, self._limits, horizon)
+            share = self._turns.share(webhook.account_id)
+            lane = self._lanes[webhook.id] = Lane(webhook, self._ceiling, self._limits, horizon, share)
             # Fewer, the more lanes there are: so that memory is bounded.
             deliveries, octets = (budget // len(self._lanes) for budget in self._budget)
             self.window = Window(max(4, min(self._most, deliveries)), max(1 << 16, octets))
@@ -154,17 +177,16 @@ class Lanes:
         self._ring(now)
         if self._tests and len(self._testing) - len(self._tests) < _TESTS_AT_ONCE:
             return Turn(*self._tests.popleft(), now)
-        while self._ready and self._flying < 2 * self._budget.octets:
+        while self._turns and self._flying < 2 * self._budget.octets:
             if not self.outage.quiet and not self.outage.permits(now):
                 return None
-            lane = self._ready.popleft()
+            lane = self._turns.take()
+            if lane.in_doubt(now) and self._set_aside(lane):
+                continue
             lane.queued = False
             delivery = lane.next(now)
             if delivery is not None:
-                self._flying += delivery.size
-                if not self.outage.quiet:
-                    self.outage.sent(now)
-                self._feed(lane)
+                self._give(lane, delivery, now)
                 return Turn(lane.webhook, delivery, now)
             self._sleep(lane, now)
         return None
@@ -172,15 +194,17 @@ class Lanes:
     def due(self) -> datetime | None:
         """When `next` has something again that it has not now."""
         due = self._timers[0][0] if self._timers else None
-        return (self.outage.resumes_at if self._ready else None) or due
+        return (self.outage.resumes_at if self._turns else None) or due
 
-    def finish(self, delivery: Delivery, took: Took, now: datetime, error: str) -> Report | None:
+    def finish(self, delivery: Delivery, took: Took, now: datetime, error: str, seconds: float = 0.0) -> Report | None:
         """An attempt ended, as in Lane.finish; a test counts for nothing."""
         if delivery.test:
             return None
         self._flying -= delivery.size
         lane = self._lanes[delivery.webhook_id]
-        report = lane.finish(delivery, took, now, error)
+        report = lane.finish(delivery, took, now, error, seconds)
+        if lane.doubted:
+            self._doubt(lane)
         self._feed(lane)
         return report
 
@@ -196,11 +220,46 @@ class Lanes:
             self._drop(lane)
         self._feed(lane)
 
+    def _give(self, lane: Lane, delivery: Delivery, now: datetime) -> None:
+        """The lane's turn has come."""
+        self._flying += delivery.size
+        self._turns.charge(lane.share, delivery.size)
+        if lane.doubtful:
+            self._doubt(lane)
+        if not self.outage.quiet:
+            self.outage.sent(now)
+        self._feed(lane)
+
+    def _set_aside(self, lane: Lane) -> bool:
+        """Whether a lane in doubt may have nothing more in flight now: it waits until others, or it, have answered."""
+        aside, most = (self._aside_twice, self._most_doubted_twice) if lane.in_flight else (self._aside, self._most_doubted)
+        if lane.doubted != lane.in_flight:
+            self._doubt(lane)
+        if self._doubted < most:
+            return False
+        aside[lane.webhook.id] = lane
+        return True
+
+    def _doubt(self, lane: Lane) -> None:
+        """Counts what a lane in doubt has in flight; whom there is room for now gets in line again."""
+        doubted = lane.in_flight if lane.doubtful else 0
+        self._doubted += doubted - lane.doubted
+        lane.doubted = doubted
+        if lane.webhook.id in self._aside_twice:
+            self._recall(self._aside_twice.pop(lane.webhook.id))
+        for aside, most in ((self._aside, self._most_doubted), (self._aside_twice, self._most_doubted_twice)):
+            for _ in range(min(len(aside), most - self._doubted)):
+                self._recall(aside.pop(next(iter(aside))))
+
+    def _recall(self, lane: Lane) -> None:
+        lane.queued = False
+        self._feed(lane)
+
     def _feed(self, lane: Lane) -> None:
         """Puts a lane in line, for a turn and for a refill, if it wants one."""
         if not lane.queued and lane.sendable():
             lane.queued = True
-            self._ready.append(lane)
+            self._turns.add(lane, lane.share)
         if lane.horizon < END and lane.room(self.window):
             self._hungry[lane.webhook.id] = lane
 

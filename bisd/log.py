@@ -20,6 +20,7 @@ class Event(StrEnum):
     """What is worth a line, with its fields."""
 
     STARTED = "started"  # version
+    FILES_FEW = "files_few"  # limit, needed
     READY = "ready"  # shards
     STOPPING = "stopping"  # in_flight
     STOPPED = "stopped"

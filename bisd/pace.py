@@ -6,6 +6,12 @@ from datetime import datetime, timedelta
 from math import ceil
 
 _FIRST_LIMIT = 8
+# Latency is an average of about so many attempts. It is too long at so many times the least one and so many seconds more; the
+# limit shrinks by so much with every attempt that is taken so slowly.
+_AVERAGE = 16
+_SLOW_TIMES = 2.0
+_SLOW_BY = 0.05
+_SHRINKS = 0.25
 # So many faults of our own in a row, and it is not one receiver that cannot be reached from here.
 _OUTAGE_AFTER = 3
 _LONGEST_PAUSE = timedelta(seconds=30)
@@ -18,16 +24,21 @@ _LATE = timedelta(milliseconds=20)
 
 
 class Pace:
-    """`limit`: how many may be in flight. `not_before`: when the next one may go; None: at once.
+    """`limit`: how many may be in flight. `not_before`: when the next one may go; None: at once. `latency`: seconds that an
+    attempt takes, on average of late.
 
-    The limit grows by one for every window that was taken and halves with every failure, between 1 and its ceiling.
+    The limit grows by one for every window that was taken and halves with every failure, between 1 and its ceiling. Where more
+    in flight only makes all of them wait, it shrinks by a quarter for every window: latency is held against the least average
+    that there was. That is found anew with one in flight, so that a receiver that has become slower is taken as it is.
     """
 
-    __slots__ = ("limit", "not_before", "_ceiling", "_rate", "_ramp_since")
+    __slots__ = ("limit", "not_before", "latency", "_least", "_ceiling", "_rate", "_ramp_since")
 
     def __init__(self, ceiling: int, rate: float | None) -> None:
         self.limit: float = min(_FIRST_LIMIT, ceiling)
         self.not_before: datetime | None = None
+        self.latency = 0.0
+        self._least = float("inf")
         self._ceiling = ceiling
         self._rate = rate
         self._ramp_since: datetime | None = None
@@ -39,8 +50,16 @@ class Pace:
             self.not_before = None
         self._rate = rate
 
-    def taken(self) -> None:
-        self.limit = min(self._ceiling, self.limit + 1.0 / self.limit)
+    def taken(self, seconds: float) -> None:
+        """One was taken, after so many seconds."""
+        latency = self.latency = self.latency + (seconds - self.latency) / _AVERAGE if self.latency else seconds
+        limit = self.limit
+        if latency < self._least or limit <= 1.0:
+            self._least = latency
+        if latency > _SLOW_TIMES * self._least + _SLOW_BY:
+            self.limit = max(1.0, limit - _SHRINKS)
+        elif limit < self._ceiling:
+            self.limit = min(self._ceiling, limit + 1.0 / limit)
 
     def failed(self) -> None:
         self.limit = max(1.0, self.limit / 2)

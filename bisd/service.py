@@ -30,7 +30,8 @@ class Service:
         self._config = config
         self._dsn = dsn
         limits = Limits(config.deactivation.failing_for, config.deactivation.min_attempts)
-        self._lanes = Lanes(config.delivery.max_in_flight_per_webhook, limits)
+        delivery = config.delivery
+        self._lanes = Lanes(delivery.max_in_flight_per_webhook, limits, in_flight=delivery.max_in_flight)
         self._keyring = Keyring(config.keys)
         self._clock = Clock()
         self._writeback = Writeback(self._connect, self._written)

@@ -64,7 +64,7 @@ class Worker:
         took = self._policy.took(answer)
         if took is not Took.YES or not self._lanes.outage.quiet:
             self._watch(took, ended, answer)
-        report = self._lanes.finish(delivery, took, ended, _error(answer))
+        report = self._lanes.finish(delivery, took, ended, _error(answer), (ended - began).total_seconds())
         if report is not None:
             self._writeback.report(report)
         if took is not Took.YES and took is not Took.OURS:

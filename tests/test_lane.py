@@ -8,6 +8,7 @@ from bisd.delivery.lane import BEGINNING, END, Lane
 from bisd.health import Limits
 from bisd.lanes import Lanes
 from bisd.model import Delivery, Standing, Took, Webhook
+from bisd.turns import Share
 from tests.support.table import START, delivery, seconds, webhook
 from tests.test_lanes import LaneMachine
 
@@ -106,7 +107,7 @@ def test_switching_on_does_not_let_an_ordered_lane_pass_what_has_failed() -> Non
 )  # fmt: skip
 def test_limit_grows_on_success_and_halves_on_failure(taken: list[bool], most: int | None, limit: int) -> None:
     """By one for every window that was taken, up to the ceiling or the webhook's own; never below one."""
-    lane = Lane(webhook(1, most=most), 32, LIMITS, END)
+    lane = Lane(webhook(1, most=most), 32, LIMITS, END, Share())
     for event in range(len(taken) + 100):
         lane.hold(delivery(1, event))
     for one in taken:

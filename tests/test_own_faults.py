@@ -14,6 +14,7 @@ from pathlib import Path
 from time import monotonic
 
 import aiohttp
+import psutil
 import pytest
 
 from bisd import egress, log
@@ -21,7 +22,7 @@ from bisd.config import DeactivationConfig, EgressConfig
 from bisd.egress import Egress, GuardedResolver, ResolverSilent
 from bisd.model import Code, Fault
 from tests.support.client import client, message, no_descriptors, told
-from tests.support.daemon import configure, running
+from tests.support.daemon import Process, configure, running
 from tests.support.hostile import Hostile
 from tests.support.names import Names, names
 from tests.support.shop import Shop, eventually
@@ -252,3 +253,16 @@ def _down(servers: Names) -> Iterator[None]:
     servers.down = True
     yield
     servers.down = False
+
+
+@pytest.mark.parametrize(("soft", "hard", "told"), [(64, 4_000, False), (64, 1_000, True)])
+async def test_as_many_files_as_are_allowed(
+    soft: int, hard: int, told: bool, shop: Shop, dsn: str, ca_file: Path, tmp_path: Path
+) -> None:
+    """A shell's soft limit is nothing to the daemon; a hard one that is too low is told, and what would be enough."""
+    daemon = Process(tmp_path, dsn, ca_file)
+    await daemon.start("prlimit", f"--nofile={soft}:{hard}")
+    files = psutil.Process(daemon.pid).rlimit(psutil.RLIMIT_NOFILE)
+    assert 0 == await daemon.stop()
+    lines = [line for line in map(json.loads, daemon.log.splitlines()) if line["event"] == "files_few"]
+    assert ((hard, hard), [(1_000, 2_100)] if told else []) == (files, [(line["limit"], line["needed"]) for line in lines])

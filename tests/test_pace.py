@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from bisect import bisect_right
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from heapq import heappop, heappush
 from math import ceil
@@ -135,10 +137,48 @@ def come_back(pace: Pace, owed: int, latency: float) -> list[float]:
         wakes = due if len(in_flight) < pace.limit else float("inf")
         if in_flight and in_flight[0] <= wakes:
             now = heappop(in_flight)
-            pace.taken()
+            pace.taken(latency)
         else:
             now = wakes
     return times
+
+
+def settle(took: Callable[[float], float], ceiling: int, windows: int = 300) -> float:
+    """The limit after so many windows; `took` says how long an attempt takes with so many in flight."""
+    pace = Pace(ceiling, None)
+    for _ in range(windows):
+        for _ in range(int(pace.limit)):
+            pace.taken(took(pace.limit))
+    return pace.limit
+
+
+@given(latency=st.floats(0.001, 10), ceiling=st.integers(1, 200))
+def test_a_receiver_that_is_slow_whatever_it_gets_gets_all_it_may(latency: float, ceiling: int) -> None:
+    """More in flight is what makes up for latency."""
+    assert ceiling == settle(lambda _: latency, ceiling)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_receiver_that_is_fast_and_slow_by_turns_is_not_held_back(seed: int) -> None:
+    """It takes 20 to 500 ms, by chance: that is not a queue."""
+    chance = random.Random(seed)
+    assert settle(lambda _: chance.uniform(0.02, 0.5), 32) >= 24
+
+
+@given(service=st.floats(0.02, 1))
+def test_a_receiver_that_does_one_at_a_time_is_not_buried(service: float) -> None:
+    """What waits there would wait here: of a thousand it could be given, it gets a few dozen at most, not ever more."""
+    assert settle(lambda in_flight: service * in_flight, 1000) <= 40
+
+
+def test_a_receiver_that_has_become_slower_is_taken_as_it_is() -> None:
+    """Ten times slower, whatever it gets: in time it gets as many in flight as before."""
+    pace = Pace(32, None)
+    for latency, windows in ((0.1, 100), (1.0, 300)):
+        for _ in range(windows):
+            for _ in range(int(pace.limit)):
+                pace.taken(latency)
+    assert 32 == pace.limit
 
 
 @pytest.mark.parametrize("later", [8.9, 9.1, 1100.0, 1e8, -0.1, -3600.0])
@@ -173,7 +213,7 @@ class LimitMachine(RuleBasedStateMachine):
     def taken(self, times: int) -> None:
         before = self.pace.limit
         for _ in range(times):
-            self.pace.taken()
+            self.pace.taken(0.01)
         assert before <= self.pace.limit
 
     @rule()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import signal
 import sys
 from datetime import datetime
@@ -22,6 +23,9 @@ from bisd.demo import Demo, Shown
 from bisd.errors import BisdError
 from bisd.receiver import Received, Receiver
 from bisd.service import Service
+
+# The database, names being resolved, connections that are kept open for a moment.
+_OTHER_FILES = 100
 
 
 @click.command()
@@ -59,6 +63,7 @@ def demo(config: Config, once: bool) -> None:
 def run(config: Config) -> None:
     """The daemon, in the foreground; SIGTERM ends it in order."""
     dsn = db.resolve_dsn(config.database)
+    _open_more(config.delivery.max_in_flight)
 
     async def serve() -> None:
         service = Service(config, dsn)
@@ -71,6 +76,15 @@ def run(config: Config) -> None:
         uvloop.run(serve())
     except* BisdError as faults:
         raise faults.exceptions[0] from None
+
+
+def _open_more(in_flight: int) -> None:
+    """As many files as we are allowed to: a shell's soft limit is fewer than there are connections to be in flight."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    needed = in_flight + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        log.get().warning(log.Event.FILES_FEW, limit=hard, needed=needed)
 
 
 @click.command()

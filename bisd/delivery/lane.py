@@ -18,7 +18,11 @@ from typing import NamedTuple, assert_never
 from bisd.health import Health, Limits, Report
 from bisd.model import Delivery, Took, Webhook
 from bisd.pace import Pace
+from bisd.turns import Share
 
+# Seconds without an answer, at least, after which a receiver is in doubt; and so many times what it took on average.
+_PATIENCE = 2.0
+_PATIENCE_TIMES = 3
 # Due time (in an ordered lane: always the same) and event id.
 Key = tuple[datetime, int]
 
@@ -36,12 +40,17 @@ class Window(NamedTuple):
 class Lane:
     """One webhook's line."""
 
+    # `share`: its account's; `doubtful`: as in_doubt answered last; `doubted`: how many of those in flight count as such.
     __slots__ = (
         "webhook",
         "horizon",
         "queued",
         "timer",
         "in_flight",
+        "share",
+        "doubtful",
+        "doubted",
+        "_heard_at",
         "_pace",
         "_health",
         "_limits",
@@ -56,9 +65,13 @@ class Lane:
         "_former",
     )
 
-    def __init__(self, webhook: Webhook, ceiling: int, limits: Limits, horizon: Key) -> None:
+    def __init__(self, webhook: Webhook, ceiling: int, limits: Limits, horizon: Key, share: Share[Lane]) -> None:
         self.webhook = webhook
         self.horizon = horizon
+        self.share = share
+        self.doubtful = True
+        self.doubted = 0
+        self._heard_at = BEGINNING[0]
         self.queued = False
         self.timer: datetime | None = None
         self.in_flight = 0
@@ -176,6 +189,8 @@ class Lane:
         delivery = self._held.pop(event_id)
         self._busy[event_id] = delivery.due_at
         self._octets -= delivery.size
+        if self.in_flight == 0:
+            self._heard_at = now
         self.in_flight += 1
         self._pace.sent(now)
         return delivery
@@ -183,6 +198,13 @@ class Lane:
     def sendable(self) -> bool:
         """Whether a due delivery could go: something is held, fewer are in flight than may be, nothing holds up the line."""
         return bool(self._held) and self.in_flight < self._pace.limit and not (self._halted and self.webhook.ordered)
+
+    def in_doubt(self, now: datetime) -> bool:
+        """Whether its receiver has taken nothing yet, or nothing for too long while something was under way."""
+        if self.in_flight and not self.doubtful:
+            silent = (now - self._heard_at).total_seconds()
+            self.doubtful = silent > _PATIENCE and silent > _PATIENCE_TIMES * self._pace.latency
+        return self.doubtful
 
     def due(self) -> datetime | None:
         """When the first delivery held may go."""
@@ -196,8 +218,9 @@ class Lane:
             heappop(order)
         return None
 
-    def finish(self, delivery: Delivery, took: Took, now: datetime, error: str) -> Report | None:
-        """An attempt ended at `now`, with `error`, a status or code, if it was not taken. Answers what is to be reported."""
+    def finish(self, delivery: Delivery, took: Took, now: datetime, error: str, seconds: float = 0.0) -> Report | None:
+        """An attempt ended at `now` after `seconds`, with `error`, a status or code, if it was not taken. Answers what is to be
+        reported."""
         self.in_flight -= 1
         probe = self._probe == delivery.event_id
         if probe:
@@ -208,7 +231,9 @@ class Lane:
             return None
         match took:
             case Took.YES:
-                self._pace.taken()
+                self.doubtful = False
+                self._heard_at = now
+                self._pace.taken(seconds)
                 return None if self._health.failing_since is None else self._recover(now)
             case Took.NO | Took.GONE:
                 self._pace.failed()

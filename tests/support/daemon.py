@@ -67,14 +67,14 @@ class Process:
         )
         self._process: asyncio.subprocess.Process
 
-    async def start(self) -> None:
-        """Returns when it says READY=1."""
+    async def start(self, *before: str) -> None:
+        """Returns when it says READY=1. `before`: a command that starts it, with its options."""
         self._socket.unlink(missing_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notifications:
             notifications.bind(str(self._socket))
             with self._log.open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-m", "bisd", "--config", str(self._config), "run",
+                    *before, sys.executable, "-m", "bisd", "--config", str(self._config), "run",
                     stdout=log, stderr=log, env=os.environ | {"NOTIFY_SOCKET": str(self._socket)},
                 )  # fmt: skip
             async with asyncio.timeout(30):
