@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import socket
+import struct
 from collections.abc import Awaitable, Sequence
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -21,7 +23,8 @@ from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
-from aiohttp.http import RawResponseMessage
+from aiohttp.helpers import _EXC_SENTINEL as _NO_CAUSE
+from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.http_writer import _serialize_headers
 from aiohttp.streams import StreamReader
 from aiohttp.tracing import Trace
@@ -36,6 +39,12 @@ _BUFFER = 1 << 14
 # What comes at once is parsed in pieces of so many octets; and a segment costs as much as so many more, however few it brings.
 _PIECE = 1 << 14
 _SEGMENT = 32
+_WITHOUT_BODY = (b"204", b"304")
+_LOOK_EVERY = 0.05
+# Octets on the wire that are in no answer, at most: a few session tickets, a key update now and then.
+_MOST_UNSEEN = 1 << 14
+# The size of struct tcp_info up to and with tcpi_bytes_received.
+_TCP_INFO = 136
 _NO_TRACES: list[Trace] = []
 
 
@@ -43,7 +52,9 @@ class Destination(aiohttp.ClientRequest):
     """Where a URL leads, as aiohttp's connector is asked for it, and what is requested there. Made once per URL."""
 
     def __init__(self, url: URL, target: str, proxy: URL | None) -> None:
-        super().__init__(hdrs.METH_POST, url, proxy=proxy, loop=asyncio.get_running_loop())
+        # Certificates name a host without the dot that ends it.
+        name = (url.raw_host or "").rstrip(".")
+        super().__init__(hdrs.METH_POST, url, proxy=proxy, loop=asyncio.get_running_loop(), server_hostname=name)
         self._request_line = f"POST {target} HTTP/1.1"
         self._host = self.headers[hdrs.HOST]
 
@@ -72,7 +83,7 @@ class Notes:
     @property
     def stale(self) -> bool:
         """Whether an open connection was used, and ended without a byte of an answer."""
-        return self.connect is None and self.handler is not None and self.handler.octets == 0
+        return self.connect is None and self.handler is not None and self.handler.octets <= 0
 
 
 _notes: ContextVar[Notes] = ContextVar("bisd_notes")
@@ -82,7 +93,46 @@ class TooBig(aiohttp.ClientPayloadError):
     """An answer has more octets on the wire than anybody should send: in headers, framing, trailers or before its status."""
 
 
+class Watch:
+    """Looks at connections from time to time for what TLS swallows: a peer may send key updates, session tickets or padding
+    without end, of which no octet ever arrives here."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._watched: dict[Handler, tuple[socket.socket, int]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self, handler: Handler, transport: asyncio.BaseTransport) -> None:
+        """From here on, after the handshake."""
+        named = transport.get_extra_info("socket")
+        # A second name for the same descriptor, which is not closed by it; uvloop's own makes a new one for every question.
+        peer = socket.socket(named.family, named.type, named.proto, named.fileno())
+        self._watched[handler] = peer, _octets_received(peer)
+        if self._timer is None:
+            self._timer = self._loop.call_later(_LOOK_EVERY, self._look)
+
+    def discard(self, handler: Handler) -> None:
+        peer, _ = self._watched.pop(handler, (None, 0))
+        if peer is not None:
+            peer.detach()
+
+    def _look(self) -> None:
+        for handler, (peer, before) in list(self._watched.items()):
+            handler.account_for(_octets_received(peer) - before)
+        self._timer = self._loop.call_later(_LOOK_EVERY, self._look) if self._watched else None
+
+
+def _octets_received(peer: socket.socket) -> int:
+    """tcpi_bytes_received of struct tcp_info, which Linux has had since 4.1; elsewhere 0."""
+    try:
+        (octets,) = struct.unpack_from("Q", peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO), _TCP_INFO - 8)
+    except (OSError, AttributeError, struct.error):
+        return 0
+    return int(octets)
+
+
 _receive = ResponseHandler.data_received
+_UNASKED = -1
 
 
 class Handler(ResponseHandler):
@@ -90,16 +140,40 @@ class Handler(ResponseHandler):
     aiohttp takes any number. Beyond the bounds it ends the connection, as it does when something comes that nobody asked for.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int, watch: Watch) -> None:
         super().__init__(loop)
         self.octets = 0
+        self._before = 0
         self._most = most
         self._interim = 0
+        self._watch = watch
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        if transport.get_extra_info("sslcontext") is not None:
+            self._watch.add(self, transport)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._watch.discard(self)
+        super().connection_lost(exc)
+
+    def account_for(self, received: int) -> None:
+        """So many octets have come in, TLS and all. Ends the connection if that is much more than there were answers."""
+        if received > _MOST_UNSEEN + 2 * (self._before + max(0, self.octets)):
+            self._give_up()
+
+    @property
+    def idle(self) -> bool:
+        """Whether all of the request has gone out: a receiver that answers and does not read would have us keep it."""
+        transport = self.transport
+        return transport is not None and transport.get_write_buffer_size() == 0
 
     def post(self, request: bytes) -> None:
         """Writes it with the other requests that this turn of the loop composes, once they all are: written one by one in
         between, each would wake a receiver on the same machine for itself (measured: 23 us more per request)."""
-        self.octets = self._interim = 0
+        self._before += max(0, self.octets)
+        self.octets = _UNASKED
+        self._interim = 0
         self._payload = None
         self.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=_BUFFER, max_headers=_MOST_HEADERS)
         self._loop.call_soon(self._write, request)
@@ -113,7 +187,9 @@ class Handler(ResponseHandler):
         if self.octets == 0 and 0 < size <= _PIECE:
             self.octets = size + _SEGMENT
             head = data.find(b"\r\n\r\n") + 4
-            if 4 < head < size and data.find(b"\r\nContent-Length: %d\r\n" % (size - head), 0, head) < 0:
+            if 4 < head < size and (
+                data.find(b"\r\nContent-Length: %d\r\n" % (size - head), 0, head) < 0 or data[9:12] in _WITHOUT_BODY
+            ):
                 # What follows is not just the body: aiohttp forgets an answer where in the same segment comes what is no HTTP.
                 _receive(self, data[:head])
                 self.data_received(data[head:])
@@ -128,6 +204,10 @@ class Handler(ResponseHandler):
             _receive(self, data)  # nothing has come: aiohttp has a parser go on that it had paused
         elif len(data) > _PIECE:
             self._split(data)
+        elif self.octets == _UNASKED:
+            # Before our request has been written. On a new connection whatever speaks first speaks no HTTP.
+            self.set_exception(aiohttp.ClientConnectionResetError() if self._before else HttpProcessingError())
+            self._end()
         elif self._payload is not None and self._payload.is_eof():
             self._end()  # the answer has ended: this would be taken for that to the next request
         else:
@@ -138,21 +218,35 @@ class Handler(ResponseHandler):
                 _receive(self, data)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
-        if _is_interim(data[0].code):
-            self._interim += 1
-            self._payload = None
+        if data[0].code < 200:
+            self._receive_interim(data[0].code)
         if self._interim > _MOST_INTERIM:
             self._give_up()
         else:
             super().feed_data(data, size)
 
+    def _receive_interim(self, status: int) -> None:
+        if _is_interim(status):
+            self._interim += 1
+            self._payload = None
+        else:
+            self.force_close()  # 101, or nonsense: whatever it speaks now, nobody asked for it
+
+    def set_exception(self, exc: BaseException, exc_cause: BaseException = _NO_CAUSE) -> None:
+        """A status that has come stands, and so does what has come of its body: whoever reads that need not wait for more."""
+        super().set_exception(exc, exc_cause)
+        payload = self._payload
+        if payload is not None and not payload.is_eof():
+            payload.feed_eof()
+
     def _write(self, request: bytes) -> None:
         """Does not wait until it has gone out: a receiver may answer before it has read everything."""
         transport = self.transport
-        if transport is None or transport.is_closing():
-            self.set_exception(aiohttp.ClientConnectionResetError("closed before the request was written"))
-        else:
+        if transport is not None and not transport.is_closing():
+            self.octets = 0
             transport.write(request)
+        elif self.exception() is None:
+            self.set_exception(aiohttp.ClientConnectionResetError("closed before the request was written"))
 
     def close(self) -> None:
         """At once: a peer that does not read, or does not end TLS as it should, would keep it open, and may go on sending."""
@@ -166,14 +260,9 @@ class Handler(ResponseHandler):
             self.data_received(data[begin : begin + _PIECE])
 
     def _give_up(self) -> None:
-        """A status that has come stands, and so does what has come of its body."""
-        if not self.is_connected():
-            return
-        payload, self._payload = self._payload, None
-        self.set_exception(TooBig("the answer is out of bounds"))
-        if payload is not None and not payload.is_eof():
-            payload.feed_eof()
-        self._end()
+        if self.is_connected():
+            self.set_exception(TooBig("the answer is out of bounds"))
+            self._end()
 
     def _end(self) -> None:
         transport = self.transport
@@ -186,7 +275,7 @@ class Connector(aiohttp.TCPConnector):
 
     def __init__(self, most: int, **settings: Any) -> None:
         super().__init__(**settings)
-        self._factory = functools.partial(Handler, self._loop, most)  # type: ignore[assignment]
+        self._factory = functools.partial(Handler, self._loop, most, Watch(self._loop))  # type: ignore[assignment]
 
     def _get(self, key: ConnectionKey, traces: list[Trace]) -> Awaitable[Connection | None]:  # type: ignore[override]
         return _none() if _notes.get().fresh else super()._get(key, traces)
@@ -200,6 +289,22 @@ class Connector(aiohttp.TCPConnector):
         finally:
             notes = _notes.get()
             notes.connect = (monotonic() - began) * 1000 - (notes.dns or 0.0)
+
+    async def _create_direct_connection(
+        self,
+        req: aiohttp.ClientRequest,
+        traces: list[Trace],
+        timeout: aiohttp.ClientTimeout,
+        *,
+        client_error: type[Exception] = aiohttp.ClientConnectorError,
+    ) -> tuple[asyncio.Transport, ResponseHandler]:
+        """That our proxy cannot be reached, for whatever reason, is no merchant's fault: one error says so."""
+        try:
+            return await super()._create_direct_connection(req, traces, timeout, client_error=client_error)
+        except (aiohttp.ClientConnectorError, TimeoutError) as fault:
+            if client_error is not aiohttp.ClientProxyConnectionError:
+                raise
+            raise aiohttp.ClientProxyConnectionError(req.connection_key, OSError("no way to the proxy")) from fault
 
     async def _resolve_host(self, host: str, port: int, traces: Sequence[Trace] | None = None) -> list[ResolveResult]:
         began = monotonic()
@@ -221,8 +326,9 @@ class Reply(NamedTuple):
     connection: Connection
 
     def end(self) -> None:
-        """The connection is kept if all of the answer has been read: it is not worth what may still come."""
-        if self.content.at_eof():
+        """The connection is kept if all has been written and all been read: it is not worth what may still come."""
+        handler = self.connection.protocol
+        if self.content.at_eof() and isinstance(handler, Handler) and handler.idle:
             self.connection.release()
         else:
             self.connection.close()

@@ -8,6 +8,7 @@ import asyncio
 import re
 import secrets
 import socket
+from collections import Counter
 from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
@@ -46,6 +47,9 @@ _HOST_NAME = re.compile(r"((?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.)*(?!-)[A-Za-z0-9-]{1
 # As the schema has it (bisd.url_fault).
 _MOST_CHARACTERS = 2048
 _MAX_ANSWERS = 32
+# Of those, so many of each family are dialled: each is one more TCP connection and TLS handshake, at somebody's choice.
+_MOST_DIALLED = 2
+_RECEIVE_BUFFER = 1 << 14
 # What a resolver that works says of a name that does not.
 _NO_SUCH_NAME = {
     aiodns.error.ARES_ENOTFOUND,
@@ -147,7 +151,10 @@ class Egress:
             permitted = sockaddr[1] == self.proxy.port and address in self._proxy_addresses
         if not permitted:
             raise AddressRefused("address not permitted")
-        return socket.socket(family=family, type=kind, proto=protocol)
+        opened = socket.socket(family=family, type=kind, proto=protocol)
+        # What a peer sends is worked off in one go by TLS: so much of it, and no more, keeps others waiting.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        return opened
 
     def vet(self, host: str, addresses: Sequence[_Address]) -> None:
         """Answers of the DNS: one that is not permitted condemns the name. Raises AddressRefused. Where a proxy is the way out
@@ -188,7 +195,7 @@ class GuardedResolver(AbstractResolver):
         except ValueError:
             raise AddressRefused("no address at all") from None
         self._egress.vet(host, addresses)
-        return answers
+        return _first(answers)
 
     async def _ask(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
         began = monotonic()
@@ -249,6 +256,17 @@ def has_route() -> bool:
             continue
         return True
     return False
+
+
+def _first(answers: Sequence[ResolveResult]) -> list[ResolveResult]:
+    """Some of each family, in the order in which they came."""
+    counts: Counter[int] = Counter()
+    chosen = []
+    for answer in answers:
+        counts[answer["family"]] += 1
+        if counts[answer["family"]] <= _MOST_DIALLED:
+            chosen.append(answer)
+    return chosen
 
 
 def _says_no(fault: OSError) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from typing import Any
 
 import asyncpg
 
@@ -51,6 +52,7 @@ class Service:
     async def run(self) -> None:
         """Raises SchemaOlderError, SchemaNewerError or ServerUnfitError where it cannot work."""
         self._log.info(log.Event.STARTED, version=__version__)
+        asyncio.get_running_loop().set_exception_handler(self._complain)
         _collect_seldom()
         if not await self._start():
             return
@@ -74,6 +76,12 @@ class Service:
             await self._stop.wait()
             await self._shut_down(self._workers, tasks)
         self._log.info(log.Event.STOPPED)
+
+    def _complain(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What the loop has to say that nobody waits for. How a connection ended, with `transport`, its attempt tells."""
+        if "transport" not in context:
+            fault = context.get("exception", RuntimeError())
+            self._log.error(log.Event.INTERNAL_FAULT, error=type(fault).__name__, where=log.place(fault))
 
     async def _start(self) -> bool:
         """Waits for a database with the right schema; False if told to stop meanwhile."""

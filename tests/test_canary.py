@@ -304,10 +304,11 @@ async def test_a_delivery_through_the_proxy(
     """It arrives, by CONNECT and TLS from end to end; the proxy is all that is resolved and dialled, and told nothing else."""
     zone.names["proxy.internal"] = [[PROXY]]
     async with way_out(certificate, ca_file, tmp_path, proxy) as out:
-        assert [200, 200] == [await status(out.post), await status(out.post, f"https://{PUBLIC}:8443/%7Ea?b=%2F")]
-        assert ["shop.com:443", f"{PUBLIC}:8443"] == out.proxy.asked
-        assert [False, False] == [b"X-BIS" in head or b"hook" in head for head in out.proxy.heads]
-        assert ["/hook", "/%7Ea?b=%2F"] == out.merchant.targets
+        urls = [URL, f"https://{PUBLIC}:8443/%7Ea?b=%2F", "https://shop.com./dot"]
+        assert [200] * 3 == [await status(out.post, url) for url in urls]
+        assert ["shop.com:443", f"{PUBLIC}:8443", "shop.com.:443"] == out.proxy.asked
+        assert [False] * 3 == [b"X-BIS" in head or b"hook" in head for head in out.proxy.heads]
+        assert ["/hook", "/%7Ea?b=%2F", "/dot"] == out.merchant.targets
     assert {(PROXY, 3128)} == watch.dialled()
     assert {"proxy.internal"} >= {name for name, _ in zone.asked}
 

@@ -150,14 +150,14 @@ def test_any_text_is_permitted_or_refused(raw: str) -> None:
     good=st.integers(0, 33),
 )
 def test_any_answer_of_the_dns_is_all_public_or_none_at_all(answers: list[str], good: int) -> None:
-    """What the resolver gives back is public to the last one; else it raises OSError, and nothing else."""
+    """What the resolver gives back is some of that, public to the last one; else it raises OSError, and nothing else."""
     given_ = [*answers, *[PUBLIC] * good]
     try:
         resolved = asyncio.run(GuardedResolver(DEFAULT, lambda: Answers(*given_), 5).resolve("example.com", 443))
     except OSError:
         assert not given_ or len(given_) > 32 or not all(map(_is_public, answers))
         return
-    assert given_ == [answer["host"] for answer in resolved]
+    assert {answer["host"] for answer in resolved} <= set(given_) and 1 <= len(resolved) <= 4
     assert all(map(_is_public, given_))
 
 

@@ -6,11 +6,16 @@ here is ours.
 
 from __future__ import annotations
 
+import asyncio
+import struct
 from datetime import timedelta
+from ipaddress import ip_network
+from pathlib import Path
 
 import pytest
 
-from bisd.config import DeliveryConfig, RetryConfig
+from bisd.config import DeliveryConfig, EgressConfig, RetryConfig
+from bisd.delivery.post import Post
 from bisd.delivery.verdict import Policy
 from bisd.model import Code, Delivered, Response, Retry, Took
 from tests.support.client import DELIVERY, NOW, WEBHOOK, bounded, client, measured, message, no_connection, told
@@ -38,6 +43,10 @@ EXPECTED: dict[str, int | Code] = {
     "/hints": Code.TOO_BIG,
     "/segments": Code.TOO_BIG,
     "/many_answers": 200,
+    "/bad_chunk": 200,
+    "/no_content": 204,
+    "/not_modified": 304,
+    "/switching": 101,
     "/two_lengths": Code.BAD_RESPONSE,
     "/length_and_chunked": Code.BAD_RESPONSE,
     "/negative_length": Code.BAD_RESPONSE,
@@ -63,6 +72,7 @@ EXPECTED: dict[str, int | Code] = {
     "/echo": Code.BAD_RESPONSE,
     "/hang": Code.TIMEOUT,
     "/unread": Code.TIMEOUT,
+    "/deaf": 200,
     "/slow_header": Code.TIMEOUT,
     "/slow_body": 200,
     "/empty": Code.DISCONNECTED,
@@ -84,9 +94,18 @@ EXPECTED: dict[str, int | Code] = {
     "/extra_garbage": 200,
 }
 # After these, and only these, the connection may be used again.
-CLEAN = {"/ok", "/status_999", "/status_007", "/upgrade_200", "/cookie", "/cookies", "/gone", "/error_200", "/retry_after"} | {
-    path for path in EXPECTED if path.startswith("/redirect_") or path.endswith(("_reused", "_always", "_hangs"))
-}
+CLEAN = {
+    "/ok",
+    "/deaf",
+    "/status_999",
+    "/status_007",
+    "/upgrade_200",
+    "/cookie",
+    "/cookies",
+    "/gone",
+    "/error_200",
+    "/retry_after",
+} | {path for path in EXPECTED if path.startswith("/redirect_") or path.endswith(("_reused", "_always", "_hangs"))}
 
 
 def test_every_misbehaviour_is_expected_to_end_somehow() -> None:
@@ -121,6 +140,7 @@ PORTS = {
     ("https", "silent"): Code.CONNECT,
     ("https", "resets"): Code.CONNECT,
     ("https", "closes"): Code.CONNECT,
+    ("https", "tickets"): Code.TOO_BIG,
     ("http", "old"): Code.BAD_RESPONSE,
     ("http", "tls"): Code.DISCONNECTED,
     ("http", "closes"): Code.DISCONNECTED,
@@ -175,6 +195,63 @@ async def test_nobody_reads_what_we_send(port: str, hostile: Hostile) -> None:
         answer = await post.send(message(hostile.url("/unread", port), b"x" * (32 << 20)))
         assert told(answer) == Code.TIMEOUT
         await eventually(lambda: no_connection(hostile), 0.5)
+
+
+@pytest.mark.parametrize("port", ["plain", "tls"])
+async def test_nobody_reads_what_we_send_and_answers(port: str, hostile: Hostile) -> None:
+    """Fifty bodies of a megabyte to somebody who takes them unread: they are not kept to be sent some day."""
+    async with client(hostile) as post:
+        asked = message(hostile.url("/deaf", port), b"x" * (1 << 20))
+        await post.send(asked)  # what is done once is not what it costs
+        async with measured() as cost:
+            answers = {told(await post.send(asked)) for _ in range(50)}
+        assert ({200}, True) == (answers, cost.memory <= 8 << 20)
+        await eventually(lambda: no_connection(hostile), 0.5)
+
+
+async def test_what_is_no_chunk_is_not_waited_for(hostile: Hostile) -> None:
+    """The body ends with what could be read, at once."""
+    async with client(hostile) as post, measured() as cost:
+        answer = await post.send(message(hostile.url("/bad_chunk")))
+    assert isinstance(answer, Response)
+    assert (200, b"ok", []) == (answer.status, answer.body, bounded(cost, 0.0))
+
+
+async def test_key_exchange_is_by_elliptic_curves(ca_file: Path) -> None:
+    """A receiver chooses among what we offer: no group of a finite field, whose 8192 bits would stop everybody for a while."""
+    hellos: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        length = (await reader.readexactly(5))[3:]
+        hellos.put_nowait(await reader.readexactly(int.from_bytes(length)))
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        egress = EgressConfig(allow=[ip_network("127.0.0.0/8")], ports=[(1, 65535)], ca_file=ca_file)
+        async with Post(DeliveryConfig(), egress) as post:
+            await post.send(message(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))
+    suites, groups = offered(await hellos.get())
+    assert {0x1301, 0x1302, 0x1303} < suites
+    # TLS_ECDHE_*, and the signal that renegotiation is safe.
+    assert all(suite >> 8 in (0x13, 0xC0, 0xCC) or suite == 0x00FF for suite in suites)
+    assert {0xCCAA} & suites == set()  # TLS_DHE_RSA_WITH_CHACHA20_POLY1305_SHA256
+    assert [0x0017] == groups  # secp256r1
+
+
+def offered(hello: bytes) -> tuple[set[int], list[int]]:
+    """The cipher suites and the groups of a ClientHello (RFC 8446, 4.1.2)."""
+    at = 4 + 2 + 32
+    at += 1 + hello[at]
+    many = int.from_bytes(hello[at : at + 2])
+    suites = {code for (code,) in struct.iter_unpack(">H", hello[at + 2 : at + 2 + many])}
+    at += 2 + many
+    at += 1 + hello[at] + 2
+    while at < len(hello):
+        kind, size = struct.unpack_from(">HH", hello, at)
+        if kind == 10:
+            return suites, [code for (code,) in struct.iter_unpack(">H", hello[at + 6 : at + 4 + size])]
+        at += 4 + size
+    raise ValueError("no groups")
 
 
 @pytest.mark.parametrize("port", ["plain", "tls"])

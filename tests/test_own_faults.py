@@ -18,7 +18,8 @@ import psutil
 import pytest
 
 from bisd import egress, log
-from bisd.config import DeactivationConfig, EgressConfig
+from bisd.config import DeactivationConfig, DeliveryConfig, EgressConfig
+from bisd.delivery.post import Post
 from bisd.egress import Egress, GuardedResolver, ResolverSilent
 from bisd.model import Code, Fault
 from tests.support.client import client, message, no_descriptors, told
@@ -253,6 +254,29 @@ def _down(servers: Names) -> Iterator[None]:
     servers.down = True
     yield
     servers.down = False
+
+
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "http://proxy.example.com:3128", "http://silent.example.com:3128"])
+async def test_a_proxy_that_cannot_be_reached_is_our_fault(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody listens, its name is not known, or is not answered though others are: whatever it is, no merchant can help it."""
+    async with names() as servers:
+        servers.silent = {"silent.example.com"}
+        asks(servers, monkeypatch)
+        async with Post(DeliveryConfig(), EgressConfig(proxy=proxy)) as post:
+            assert Fault(Code.NETWORK) == await post.send(message("https://shop.com/"))
+
+
+async def test_what_the_loop_has_to_say_is_told_in_one_line(
+    ca_file: Path, dsn: str, shop: Shop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fault that nobody waits for: its type, and not what it was about. What became of a connection is its attempt's."""
+    log.configure("info", "json")
+    async with running(configure(ca_file), dsn):
+        loop = asyncio.get_running_loop()
+        loop.call_exception_handler({"message": "bis_hunter2", "exception": ValueError("bis_hunter2")})
+        loop.call_exception_handler({"message": "bis_hunter2", "exception": RuntimeError(), "transport": object()})
+    lines = [line for line in map(json.loads, capsys.readouterr().err.splitlines()) if line["event"] == "internal_fault"]
+    assert [("ValueError", "unknown")] == [(line["error"], line["where"]) for line in lines]
 
 
 @pytest.mark.parametrize(("soft", "hard", "told"), [(64, 4_000, False), (64, 1_000, True)])

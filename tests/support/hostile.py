@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import ssl
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -52,6 +54,7 @@ class Server:
         await self._listen("resets", self._resets)
         await self._listen("closes", self._closes)
         await self._listen("noise", self._noise)
+        self._listen_with_tickets(good)
         await self._listen("control", self._control)
         return self._ports
 
@@ -67,6 +70,24 @@ class Server:
             certificate.configure_cert(context)
         server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context, backlog=1024)
         self._ports[name] = server.sockets[0].getsockname()[1]
+
+    def _listen_with_tickets(self, certificate: trustme.LeafCert) -> None:
+        """A thread for each, because the handshake does not end."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(context)
+        context.num_tickets = 100_000_000
+        listener = socket.create_server(("127.0.0.1", 0))
+        self._ports["tickets"] = listener.getsockname()[1]
+
+        def shake_hands(peer: socket.socket) -> None:
+            with suppress(OSError), peer:
+                context.wrap_socket(peer, server_side=True)
+
+        def accept() -> None:
+            while True:
+                threading.Thread(target=shake_hands, args=(listener.accept()[0],), daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(self._seen, reader, writer)
@@ -114,6 +135,7 @@ class Hostile:
         "resets": "RST as soon as it has accepted",
         "closes": "FIN as soon as it has accepted",
         "noise": "garbage that looks like TLS records, without end",
+        "tickets": "sends TLS session tickets without end, and never an octet of an answer",
         "control": "what has come so far",
     }
 

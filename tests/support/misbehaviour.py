@@ -43,7 +43,7 @@ class Peer:
         head = first + await self.reader.readuntil(b"\r\n\r\n")
         self.path, _, self.query = head.split(b" ", 2)[1].decode().partition("?")
         length = int(head.lower().partition(b"content-length:")[2].partition(b"\r")[0] or 0)
-        self.body = await self.reader.readexactly(length) if self.path not in ("/unread", "/early") else b""
+        self.body = await self.reader.readexactly(length) if self.path not in ("/unread", "/early", "/deaf") else b""
         self.number += 1
         self.seen.requests.append((f"{self.path}?{self.query}", head + self.body))
 
@@ -124,6 +124,10 @@ says("members", HEAD + b"Content-Encoding: gzip\r\nContent-Length: 4000000\r\n\r
 
 # F25: what is not HTTP, or just about.
 says("two_lengths", HEAD + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\nok!", "Two lengths, which differ.")
+says("bad_chunk", CHUNKED + b"2\r\nok\r\nzz\r\n", "A chunk whose size is no number.")
+says("no_content", b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nhello", "204, which has no body, and a body.")
+says("not_modified", b"HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nhello", "304, which has no body, and a body.")
+says("switching", b"HTTP/1.1 101 Switching Protocols\r\n\r\n", "101, to no protocol in particular.")
 says("length_and_chunked", HEAD + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
      "A length, and chunks as well: two servers could disagree on where it ends.")  # fmt: skip
 says("negative_length", HEAD + b"Content-Length: -1\r\n\r\n", "A length below zero.")
@@ -185,6 +189,15 @@ async def unread(peer: Peer) -> None:
     """Does not read the body of the request, and never answers."""
     peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
     await asyncio.sleep(NEVER)
+
+
+@misbehaviour
+async def deaf(peer: Peer) -> None:
+    """200 again and again, and not an octet of the body is ever read."""
+    peer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+    while True:
+        await peer.say(OK)
+        await asyncio.sleep(0.004)
 
 
 @misbehaviour
