@@ -3,8 +3,8 @@
     python tests/benchmarks/guard.py [--posts N] [--rounds N]
 
 The same Post, as it is and without what it does for our protection (the URL judged, octets and interim answers counted, more
-than one answer refused, no connection kept that brought more or has something left to write), turn and turn about in one run. Prints CPU per POST and the
-median of the rounds' ratios.
+than one answer refused, no connection kept that brought more or has something left to write), turn and turn about in one run.
+Prints CPU per POST and the median of the rounds' ratios.
 """
 
 from __future__ import annotations
