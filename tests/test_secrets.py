@@ -10,6 +10,7 @@ import socket
 import ssl
 import traceback
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,18 @@ def stranger() -> Iterator[int]:
 
 
 @pytest.fixture
-async def unknown() -> AsyncIterator[Receiver]:
-    """A receiver whose certificate nobody trusts."""
-    receiver = Receiver(trustme.CA())
-    await receiver.start()
-    yield receiver
-    await receiver.stop()
+async def strangers(authority: trustme.CA) -> AsyncIterator[dict[str, Receiver]]:
+    """Receivers whose certificates are not to be trusted, by what is wrong with them."""
+    receivers = {
+        "tls_untrusted": Receiver(trustme.CA()),
+        "tls_name": Receiver(authority, "example.com"),
+        "tls_expired": Receiver(authority, "127.0.0.1", until=datetime(2025, 1, 1, tzinfo=UTC)),
+    }
+    for receiver in receivers.values():
+        await receiver.start()
+    yield receivers
+    for receiver in receivers.values():
+        await receiver.stop()
 
 
 @pytest.fixture
@@ -111,7 +118,7 @@ async def attempts(shop: Shop) -> dict[int, tuple[Any, ...]]:
 
 async def test_a_daemon_at_debug_says_nothing_of_what_it_knows(
     server: Server, shop: Shop, dsn: str, receiver: Receiver, ca_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    stranger: int, unknown: Receiver, other: Shop,
+    stranger: int, strangers: dict[str, Receiver], other: Shop,
 ) -> None:  # fmt: skip
     """Every way to fail, a restart of the database and a key that cannot be opened: no seed in its log, its environment or
     its command line; and what it logs is what happened."""
@@ -119,6 +126,7 @@ async def test_a_daemon_at_debug_says_nothing_of_what_it_knows(
     for name, value in {
         "BISD_LOG_LEVEL": "debug", "BISD_KEYS_MASTER_FILE": str(tmp_path / "master"), "BISD_DELIVERY_TIMEOUT": "1s",
         "BISD_DELIVERY_CONNECT_TIMEOUT": "500ms", "BISD_RETRY_MAX_ATTEMPTS": "2",
+        "BISD_DEACTIVATION_FAILING_FOR": "1ms", "BISD_DEACTIVATION_MIN_ATTEMPTS": "2",
     }.items():  # fmt: skip
         monkeypatch.setenv(name, value)
     receiver.answer = Moods()
@@ -126,7 +134,7 @@ async def test_a_daemon_at_debug_says_nothing_of_what_it_knows(
         port = closed.getsockname()[1]
     hooks = {mood: await subscribe(shop, f"{receiver.url}{PATH}/{mood}") for mood in
              ("well", "error", "hang", "gone", "moved", "big", "odd")}  # fmt: skip
-    hooks["untrusted"] = await subscribe(shop, f"{unknown.url}{PATH}")
+    hooks |= {code: await subscribe(shop, f"{one.url}{PATH}") for code, one in strangers.items()}
     hooks["closed"] = await subscribe(shop, f"https://127.0.0.1:{port}/{PATH}")
     hooks["refused"] = await subscribe(shop, f"https://10.0.0.1/{PATH}")
     hooks["hangs up"] = await subscribe(shop, f"https://127.0.0.1:{stranger}/{PATH}")
@@ -160,7 +168,8 @@ async def test_a_daemon_at_debug_says_nothing_of_what_it_knows(
     assert {"attempt_failed", "key_unreadable", "database_lost", "webhook_deactivated"} <= {line["event"] for line in told}
     assert {unreadable} == {line["webhook_id"] for line in told if line["event"] == "key_unreadable"}
     codes = {line.get("code") for line in told}
-    assert {"timeout", "tls_untrusted", "connect", "refused_url"} <= codes
+    assert {"timeout", "connect", "refused_url", *strangers} <= codes
+    assert {"gone", "failing"} == {line["reason"] for line in told if line["event"] == "webhook_deactivated"}
     assert [] == found(daemon.log, shop.key, key, other.key, *signatures)
     assert [] == found(seen, shop.key, key, other.key)
 

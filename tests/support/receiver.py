@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import trustme
 from aiohttp import web
@@ -34,7 +35,8 @@ class Got:
 class Receiver:
     """Answers with the statuses in `statuses`, one after the other, and then with 200; or as `answer` says."""
 
-    def __init__(self, authority: trustme.CA) -> None:
+    def __init__(self, authority: trustme.CA, *names: str, until: datetime | None = None) -> None:
+        """Its certificate is for `names`, this machine if there are none, and ends at `until`."""
         self.requests: list[Got] = []
         self.statuses: list[int] = []
         self.headers: dict[str, str] = {}
@@ -43,7 +45,7 @@ class Receiver:
         self.url = ""
         self._changed = asyncio.Condition()
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        authority.issue_cert("127.0.0.1", "localhost").configure_cert(self._tls)
+        authority.issue_cert(*(names or ("127.0.0.1", "localhost")), not_after=until).configure_cert(self._tls)
         self._runner: web.AppRunner
 
     async def start(self) -> None:
