@@ -1,0 +1,151 @@
+"""The processes of a run: the daemon as an operator starts it, and helpers of the benchmark's own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import Any
+
+from bisd.errors import BenchFailedError
+
+_READY_WITHIN = 120.0
+_STOPPED_WITHIN = 60.0
+_SHOWN = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """`bisd run`, ready. `spawned`: when its process was started."""
+
+    pid: int
+    spawned: float
+
+
+@asynccontextmanager
+async def daemon(
+    directory: Path, dsn: str, ca_file: Path, name: str, settings: Mapping[str, int | str]
+) -> AsyncIterator[Daemon]:
+    """A daemon that has said READY, stopped in order in the end. `settings` are those of [delivery]."""
+    file, log, address = (directory / f"{name}.{ending}" for ending in ("toml", "log", "sock"))
+    file.write_text(_configuration(dsn, ca_file, settings), encoding="utf-8")
+    address.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notifications, log.open("wb") as output:
+        notifications.bind(str(address))
+        spawned = time()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bisd", "--config", str(file), "run",
+            stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            env=_environment() | {"NOTIFY_SOCKET": str(address)},
+        )  # fmt: skip
+        try:
+            await _ready(notifications, process, log)
+            yield Daemon(process.pid, spawned)
+            if process.returncode is not None:
+                raise BenchFailedError(reason=f"the daemon ended while it was measured: {_tail(log)}")
+        finally:
+            await _end(process, signal.SIGTERM)
+
+
+@asynccontextmanager
+async def daemons(
+    directory: Path, dsn: str, ca_file: Path, number: int, settings: Mapping[str, int | str]
+) -> AsyncIterator[list[Daemon]]:
+    """So many of them, one after the other."""
+    async with AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(daemon(directory, dsn, ca_file, f"bisd{one}", settings)) for one in range(number)
+        ]
+
+
+@asynccontextmanager
+async def helper(module: str, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """A process of this package, over pipes; it is gone when the block ends."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *arguments,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True, env=_environment(),
+        limit=1 << 30,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        await _end(process, signal.SIGKILL)
+
+
+async def asked(module: str, question: dict[str, object]) -> Any:
+    """What a helper answers, as JSON. Raises BenchFailedError if it does not."""
+    async with helper(module, json.dumps(question)) as process:
+        output, _ = await process.communicate()
+        if process.returncode != 0:
+            raise BenchFailedError(reason=f"{module} ended with status {process.returncode}, see above")
+        return json.loads(output)
+
+
+async def answered(process: asyncio.subprocess.Process) -> str:
+    """The next line of a helper."""
+    assert process.stdout is not None
+    line = await process.stdout.readline()
+    if not line:
+        raise BenchFailedError(reason="a process of the benchmark ended too early, see above")
+    return line.decode()
+
+
+def told(processes: Sequence[asyncio.subprocess.Process]) -> None:
+    """Helpers that wait for it begin."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+
+
+def _configuration(dsn: str, ca_file: Path, settings: Mapping[str, int | str]) -> str:
+    delivery = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+    return (
+        f"[database]\ndsn = {json.dumps(dsn)}\n[delivery]\n{delivery}[log]\nlevel = 'warning'\nformat = 'json'\n"
+        f"[egress]\nallow_http = true\nallow = ['127.0.0.0/8']\nports = ['1-65535']\nca_file = {json.dumps(str(ca_file))}\n"
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Ours, without the settings of anybody's deployment: they would win over the benchmark's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("BISD_")}
+
+
+async def _ready(notifications: socket.socket, process: asyncio.subprocess.Process, log: Path) -> None:
+    async def hear() -> None:
+        while await asyncio.get_running_loop().sock_recv(notifications, 4096) != b"READY=1":
+            pass
+
+    try:
+        async with asyncio.timeout(_READY_WITHIN), asyncio.TaskGroup() as group:
+            tasks = {group.create_task(hear()), group.create_task(process.wait())}
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+    except TimeoutError:
+        raise BenchFailedError(reason=f"the daemon was not ready within {_READY_WITHIN:.0f} s: {_tail(log)}") from None
+    if process.returncode is not None:
+        raise BenchFailedError(reason=f"the daemon did not start: {_tail(log)}")
+
+
+async def _end(process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    if process.returncode is None:
+        process.send_signal(number)
+    try:
+        async with asyncio.timeout(_STOPPED_WITHIN):
+            await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-_SHOWN:].strip()
