@@ -10,11 +10,12 @@ from pathlib import Path
 from time import time
 
 from bisd import db
-from bisd.bench.cluster import Base
+from bisd.bench.cluster import Base, require
 from bisd.bench.figures import Figures
 from bisd.bench.processes import Daemon
 
 _PATIENCE = 60.0
+_POLL = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,12 @@ async def usage(base: Base, daemons: Sequence[Daemon]) -> Usage:
 
 async def dead_rows(base: Base) -> int:
     """So far. A session tells of all of its own when it ends, so this waits for the others to have ended."""
-    async with asyncio.timeout(_PATIENCE):
-        while await base.connection.fetchval(db.query("bench_others")):
-            await asyncio.sleep(0.02)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            while await base.connection.fetchval(db.query("bench_others")):
+                await asyncio.sleep(_POLL)
+    except TimeoutError:
+        require(False, "the sessions of a daemon that has ended have not")
     return int(await base.connection.fetchval(db.query("bench_dead")))
 
 

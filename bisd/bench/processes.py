@@ -19,6 +19,7 @@ from bisd.errors import BenchFailedError
 
 _READY_WITHIN = 120.0
 _STOPPED_WITHIN = 60.0
+_PATIENCE = 0.5
 _SHOWN = 2000
 
 
@@ -30,40 +31,48 @@ class Daemon:
     spawned: float
 
 
-@asynccontextmanager
-async def daemon(
-    directory: Path, dsn: str, ca_file: Path, name: str, settings: Mapping[str, int | str]
-) -> AsyncIterator[Daemon]:
-    """A daemon that has said READY, stopped in order in the end. `settings` are those of [delivery]."""
-    file, log, address = (directory / f"{name}.{ending}" for ending in ("toml", "log", "sock"))
-    file.write_text(_configuration(dsn, ca_file, settings), encoding="utf-8")
-    address.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notifications, log.open("wb") as output:
-        notifications.bind(str(address))
-        spawned = time()
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "bisd", "--config", str(file), "run",
-            stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-            env=_environment() | {"NOTIFY_SOCKET": str(address)},
-        )  # fmt: skip
-        try:
-            await _ready(notifications, process, log)
-            yield Daemon(process.pid, spawned)
-            if process.returncode is not None:
-                raise BenchFailedError(reason=f"the daemon ended while it was measured: {_tail(log)}")
-        finally:
-            await _end(process, signal.SIGTERM)
+@dataclass(frozen=True, slots=True)
+class _Spawned:
+    process: asyncio.subprocess.Process
+    notifications: socket.socket
+    log: Path
+    at: float
 
 
 @asynccontextmanager
 async def daemons(
     directory: Path, dsn: str, ca_file: Path, number: int, settings: Mapping[str, int | str]
 ) -> AsyncIterator[list[Daemon]]:
-    """So many of them, one after the other."""
+    """So many daemons that have said READY, stopped in the end. `settings` are those of [delivery]."""
+    configuration = _configuration(dsn, ca_file, settings)
     async with AsyncExitStack() as stack:
-        yield [
-            await stack.enter_async_context(daemon(directory, dsn, ca_file, f"bisd{one}", settings)) for one in range(number)
-        ]
+        started = [await stack.enter_async_context(_spawn(directory, f"bisd{one}", configuration)) for one in range(number)]
+        for one in started:
+            await _ready(one)
+        yield [Daemon(one.process.pid, one.at) for one in started]
+        for one in started:
+            if one.process.returncode is not None:
+                raise BenchFailedError(reason=f"a daemon ended while it was measured: {_tail(one.log)}")
+        await _stop([one.process for one in started])
+
+
+@asynccontextmanager
+async def _spawn(directory: Path, name: str, configuration: str) -> AsyncIterator[_Spawned]:
+    file, log, address = (directory / f"{name}.{ending}" for ending in ("toml", "log", "sock"))
+    file.write_text(configuration, encoding="utf-8")
+    address.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notifications, log.open("wb") as output:
+        notifications.bind(str(address))
+        at = time()
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "bisd", "--config", str(file), "run",
+            stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            env=_environment() | {"NOTIFY_SOCKET": str(address)},
+        )  # fmt: skip
+        try:
+            yield _Spawned(process, notifications, log, at)
+        finally:
+            await _end(process, signal.SIGTERM)
 
 
 @asynccontextmanager
@@ -118,21 +127,33 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("BISD_")}
 
 
-async def _ready(notifications: socket.socket, process: asyncio.subprocess.Process, log: Path) -> None:
+async def _ready(daemon: _Spawned) -> None:
     async def hear() -> None:
-        while await asyncio.get_running_loop().sock_recv(notifications, 4096) != b"READY=1":
+        while await asyncio.get_running_loop().sock_recv(daemon.notifications, 4096) != b"READY=1":
             pass
 
     try:
         async with asyncio.timeout(_READY_WITHIN), asyncio.TaskGroup() as group:
-            tasks = {group.create_task(hear()), group.create_task(process.wait())}
+            tasks = {group.create_task(hear()), group.create_task(daemon.process.wait())}
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
     except TimeoutError:
-        raise BenchFailedError(reason=f"the daemon was not ready within {_READY_WITHIN:.0f} s: {_tail(log)}") from None
-    if process.returncode is not None:
-        raise BenchFailedError(reason=f"the daemon did not start: {_tail(log)}")
+        raise BenchFailedError(reason=f"the daemon was not ready within {_READY_WITHIN:.0f} s: {_tail(daemon.log)}") from None
+    if daemon.process.returncode is not None:
+        raise BenchFailedError(reason=f"the daemon did not start: {_tail(daemon.log)}")
+
+
+async def _stop(processes: Sequence[asyncio.subprocess.Process]) -> None:
+    """In order, all at once. Whoever takes long is told again, which cuts short what hangs: all that counts is written."""
+    for process in processes:
+        process.terminate()
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            for process in processes:
+                await process.wait()
+    except TimeoutError:
+        pass
 
 
 async def _end(process: asyncio.subprocess.Process, number: signal.Signals) -> None:

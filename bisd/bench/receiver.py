@@ -42,7 +42,7 @@ class Taken:
 
 
 class Exchange(asyncio.Protocol):
-    """One connection. It reads what bisd and aiohttp send, and no more of HTTP than that takes."""
+    """One connection. It reads what bisd and aiohttp send, a request at a time, and no more of HTTP than that takes."""
 
     def __init__(self, taken: Taken) -> None:
         self._taken = taken

@@ -102,6 +102,9 @@ async def until_drained(base: Base, since: datetime, number: int, webhooks: int)
 async def until_shared(base: Base, running: Sequence[Daemon]) -> None:
     """Waits until each of the daemons holds as many shards as the others."""
     share = [64 // len(running)] * len(running)
-    async with asyncio.timeout(_PATIENCE):
-        while [row["held"] for row in await base.connection.fetch(db.query("bench_shards"))] != share:
-            await asyncio.sleep(_POLL)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            while [row["held"] for row in await base.connection.fetch(db.query("bench_shards"))] != share:
+                await asyncio.sleep(_POLL)
+    except TimeoutError:
+        require(False, "the daemons do not divide the shards among them")

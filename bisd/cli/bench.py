@@ -25,7 +25,8 @@ from bisd.cli.output import json_option, show_json, show_rows
 from bisd.config import Config
 from bisd.errors import BisdError
 
-_TERMINATED = 128 + signal.SIGTERM
+# What a shell says of a program that a signal ended.
+_BY_SIGNAL = 128
 
 
 def _known(context: click.Context, parameter: click.Parameter, names: Sequence[str]) -> Sequence[str]:
@@ -85,10 +86,18 @@ def bench(
 def _run(measuring: Coroutine[None, None, Report]) -> Report:
     """To its end, or to a SIGTERM or Ctrl-C: either way, what was started is stopped, and what was made is dropped."""
 
+    signals: list[int] = []
+
     async def run() -> Report:
         task = asyncio.current_task()
         assert task is not None
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+
+        def stop(number: int) -> None:
+            signals.append(number)
+            task.cancel()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop, number)
         return await measuring
 
     try:
@@ -97,7 +106,7 @@ def _run(measuring: Coroutine[None, None, Report]) -> Report:
         except* BisdError as faults:
             raise faults.exceptions[0] from None
     except asyncio.CancelledError:
-        sys.exit(_TERMINATED)
+        sys.exit(_BY_SIGNAL + signals[0])
 
 
 @contextmanager

@@ -44,7 +44,6 @@ async def _deliver(rig: Rig, url: str, number: int, members: int, in_flight: int
             resident = measures.resident(running)
     return {
         "deliveries": number / (ended - began),
-        "in_flight": taken.peak,
         "repeats": taken.repeats,
         **after.each(before, number),
         "resident": resident,
