@@ -44,13 +44,17 @@ class Base:
 
     async def owe(self, number: int, first: int, last: int) -> datetime:
         """So many notifications, in turn of these accounts; answers a time before any of them is delivered."""
-        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
-            await self.connection.execute(db.query("bench_checkpoint"), timeout=_PATIENCE)
+        await self.checkpoint()
         began = datetime.now(UTC)
         for done in range(0, number, _AT_ONCE):
             some = min(_AT_ONCE, number - done)
             await self.connection.execute(db.query("bench_owe"), some, first, last, timeout=_PATIENCE)
         return began
+
+    async def checkpoint(self) -> None:
+        """Now, if we may, and not while something is measured."""
+        with contextlib.suppress(asyncpg.InsufficientPrivilegeError):
+            await self.connection.execute(db.query("bench_checkpoint"), timeout=_PATIENCE)
 
     async def vacuum(self) -> None:
         await self.connection.execute(db.query("bench_vacuum"), timeout=_PATIENCE)

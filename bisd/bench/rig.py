@@ -82,18 +82,18 @@ async def drained(rig: Rig, base: Base, number: int, webhooks: int, **settings: 
     }
 
 
-async def until_drained(base: Base, since: datetime, number: int, webhooks: int) -> tuple[float, float]:
-    """Waits until nothing is owed to the webhooks up to that one; when the first was sent, and when all were written.
+async def until_drained(base: Base, since: datetime, number: int, last: int, first: int = 1) -> tuple[float, float]:
+    """Waits until nothing is owed to the webhooks from `first` to `last`; when the first was sent, and all were written.
 
     Raises BenchFailedError unless exactly so many were delivered since."""
     try:
         async with asyncio.timeout(_PATIENCE + number / _LEAST_PER_SECOND):
-            while await base.connection.fetchval(db.query("bench_owed"), 1, webhooks) is not None:
+            while await base.connection.fetchval(db.query("bench_owed"), first, last) is not None:
                 await asyncio.sleep(_POLL)
     except TimeoutError:
         require(False, "the daemon does not deliver what is owed")
     ended = time()
-    settled = await base.connection.fetchrow(db.query("bench_settled"), since, webhooks)
+    settled = await base.connection.fetchrow(db.query("bench_settled"), since, first, last)
     assert settled is not None
     require(settled["delivered"] == number, f"{number} were owed, {settled['delivered']} were delivered")
     return settled["began"].timestamp(), ended

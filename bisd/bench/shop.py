@@ -1,6 +1,6 @@
 """The application, in an open loop: what it inserts when does not depend on what has arrived.
 
-    python -m bisd.bench.shop '{"dsn": ..., "rate": ..., "seconds": ..., "accounts": ...}'
+    python -m bisd.bench.shop '{"dsn": ..., "statement": ..., "rate": ..., "seconds": ..., "accounts": ...}'
 
 Prints, as JSON, for each notification the account, its id, when it was to be inserted, and when its commit returned.
 """
@@ -13,9 +13,8 @@ import sys
 import threading
 import time
 
+import asyncpg
 import uvloop
-
-from bisd import db
 
 _CONNECTIONS = 8
 _HEAD_START = 0.2
@@ -24,14 +23,14 @@ Order = tuple[int, float]
 Sold = tuple[int, int, float, float]
 
 
-async def sell(dsn: str, rate: float, seconds: float, accounts: int) -> list[Sold]:
+async def sell(dsn: str, statement: str, rate: float, seconds: float, accounts: int) -> list[Sold]:
     """An order whose time has come waits, if it must, for a connection: that wait is counted, not left out."""
     orders: asyncio.Queue[Order | None] = asyncio.Queue()
     sold: list[Sold] = []
-    connections = [await db.connect(dsn) for _ in range(_CONNECTIONS)]
+    connections = [await asyncpg.connect(dsn) for _ in range(_CONNECTIONS)]
 
-    async def work(connection: db.Connection) -> None:
-        insert = await connection.prepare(db.query("bench_insert"))
+    async def work(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+        insert = await connection.prepare(statement)
         while (order := await orders.get()) is not None:
             account = 1 + order[0] % accounts
             sold.append((account, await insert.fetchval(account), order[1], time.time()))

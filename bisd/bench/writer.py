@@ -1,6 +1,6 @@
 """One writer of the application, in a closed loop: as many inserts as it can, a transaction each.
 
-    python -m bisd.bench.writer '{"dsn": ..., "table": ..., "seconds": ...}'
+    python -m bisd.bench.writer '{"dsn": ..., "statement": ..., "seconds": ...}'
 
 Says "ready", begins at the first line of its standard input, and prints how many it made and the seconds that it took, as JSON.
 """
@@ -11,14 +11,13 @@ import json
 import sys
 from time import perf_counter
 
+import asyncpg
 import uvloop
 
-from bisd import db
 
-
-async def write(dsn: str, table: str, seconds: float) -> tuple[int, float]:
-    connection = await db.connect(dsn)
-    insert = await connection.prepare(_statement(table))
+async def write(dsn: str, statement: str, seconds: float) -> tuple[int, float]:
+    connection = await asyncpg.connect(dsn)
+    insert = await connection.prepare(statement)
     await insert.fetchval(1)
     print("ready", flush=True)
     sys.stdin.readline()
@@ -30,16 +29,6 @@ async def write(dsn: str, table: str, seconds: float) -> tuple[int, float]:
     took = perf_counter() - began
     await connection.close()
     return made, took
-
-
-def _statement(table: str) -> str:
-    match table:
-        case "bare":
-            return db.query("bench_insert_bare")
-        case "naive":
-            return db.query("bench_insert_naive")
-        case _:
-            return db.query("bench_insert")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from bisd.bench.rig import Rig
 
 _QUIET = 5.0
 _PATIENCE = 60.0
+_LOOK = 0.5
 
 
 async def idle(rig: Rig) -> list[Row]:
@@ -29,7 +30,7 @@ async def idle(rig: Rig) -> list[Row]:
                 await base.postpone()
             rig.tell(f"idle, {case}")
             async with rig.daemons(base) as running:
-                rows.append(Row("idle", case, await _idle(base, running, rig.seconds(30))))
+                rows.append(Row("idle", case, await _idle(base, running, rig.seconds(30, 0.5))))
     return rows
 
 
@@ -37,7 +38,7 @@ async def _idle(base: Base, running: list[Daemon], seconds: float) -> Figures:
     deadline = monotonic() + _PATIENCE
     before = await measures.usage(base, running)
     while monotonic() < deadline:  # until what its start left to do is done
-        await asyncio.sleep(1)
+        await asyncio.sleep(_LOOK)
         before, earlier = await measures.usage(base, running), before
         if (before.share(earlier)["cpu_share"] or 0.0) < _QUIET:
             break

@@ -27,7 +27,8 @@ _CASES = {
 async def insert(rig: Rig) -> list[Row]:
     """How many notifications a second 1 and 8 writers insert, each a process that commits one at a time, for 5 seconds: into
     the table without triggers; with a naive NOTIFY for every row and somebody listening; with bisd's triggers, each row owed
-    to a webhook, but no bell; and with everything, a daemon looking that may send none of it. Turn and turn about."""
+    to a webhook, but no bell; and with everything, a daemon looking that may send none of it. Turn and turn about, there and
+    back."""
     rounds: dict[tuple[int, str], list[Figures]] = {(writers, case): [] for writers in _WRITERS for case in _CASES}
     async with rig.base(1) as silent, rig.base(1) as ringing:
         for base in (silent, ringing):
@@ -36,8 +37,8 @@ async def insert(rig: Rig) -> list[Row]:
         await silent.connection.execute(db.query("bench_silence"))
         for turn in rig.turns("insert"):
             for writers in _WRITERS:
-                for case, name in _CASES.items():
-                    rig.tell(f"insert, {writers} writers, {name}, round {turn} of {rig.rounds}")
+                for case in _CASES if turn % 2 else reversed(_CASES):
+                    rig.tell(f"insert, {writers} writers, {_CASES[case]}, round {turn} of {rig.rounds}")
                     figures = await _insert(rig, ringing if case == "bell" else silent, writers, case)
                     rounds[writers, case].append(figures)
                 _compare({case: rounds[writers, case][-1] for case in _CASES})
@@ -55,12 +56,12 @@ def _compare(cases: dict[str, Figures]) -> None:
 
 async def _insert(rig: Rig, base: Base, writers: int, case: str) -> Figures:
     await base.connection.execute(db.query("bench_empty"))
-    table = case if case in ("bare", "naive") else "notification"
+    await base.checkpoint()
     async with AsyncExitStack() as stack:
         running = await stack.enter_async_context(rig.daemons(base)) if case == "bell" else []
         if case == "naive":
             await stack.enter_async_context(_listening(base))
-        question = json.dumps({"dsn": base.dsn, "table": table, "seconds": rig.seconds(5, 0.3)})
+        question = json.dumps({"dsn": base.dsn, "statement": _statement(case), "seconds": rig.seconds(5, 0.1)})
         processes = [await stack.enter_async_context(helper("bisd.bench.writer", question)) for _ in range(writers)]
         for process in processes:
             await answered(process)
@@ -69,7 +70,7 @@ async def _insert(rig: Rig, base: Base, writers: int, case: str) -> Figures:
         made = [json.loads(await answered(process)) for process in processes]
         after = await measures.usage(base, running)
         count = sum(number for number, _ in made)
-        if table == "notification":
+        if case in ("no_bell", "bell"):
             await _check(base, count + writers)
     each = after.each(before, count)
     return {
@@ -78,6 +79,16 @@ async def _insert(rig: Rig, base: Base, writers: int, case: str) -> Figures:
         "wal": each["wal"],
         "cpu": each["cpu"] if running else None,
     }
+
+
+def _statement(case: str) -> str:
+    match case:
+        case "bare":
+            return db.query("bench_insert_bare")
+        case "naive":
+            return db.query("bench_insert_naive")
+        case _:
+            return db.query("bench_insert")
 
 
 async def _check(base: Base, inserted: int) -> None:

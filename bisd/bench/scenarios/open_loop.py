@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from bisd import db
 from bisd.bench import measures
 from bisd.bench.cluster import Base, require
 from bisd.bench.figures import Figures, Point, Row, medians, percentile, ratio, spread
@@ -65,7 +66,7 @@ async def latency(rig: Rig) -> list[Row]:
                 await base.subscribe(rig.receivers.stamping(), 1, _WEBHOOKS)
                 async with rig.daemons(base) as running:
                     before = await measures.usage(base, running)
-                    run = await _sell(rig, base, rate, rig.seconds(20), _WEBHOOKS, _WEBHOOKS)
+                    run = await _sell(rig, base, rate, rig.seconds(20, 0.5), _WEBHOOKS, _WEBHOOKS)
                     after = await measures.usage(base, running)
                 rounds.append(_passing(run.passages) | after.each(before, len(run.passages)) | {"repeats": run.repeats})
         rows.append(Row("latency", f"{rate:,}/s", medians(rounds), run.points()))
@@ -135,7 +136,7 @@ async def _sell(rig: Rig, base: Base, rate: int, seconds: float, accounts: int, 
     """Sells for so many seconds, in turn of the accounts, and waits until those up to `healthy` have had everything."""
     await rig.receivers.taken()
     since = datetime.now(UTC)
-    question = {"dsn": base.dsn, "rate": rate, "seconds": seconds, "accounts": accounts}
+    question = {"dsn": base.dsn, "statement": db.query("bench_insert"), "rate": rate, "seconds": seconds, "accounts": accounts}
     sold = await asked("bisd.bench.shop", question)
     kept = [one for one in sold if one[0] <= healthy]
     await until_drained(base, since, len(kept), healthy)

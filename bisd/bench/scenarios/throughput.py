@@ -47,7 +47,7 @@ async def cold(rig: Rig) -> list[Row]:
 async def slow(rig: Rig) -> list[Row]:
     """40,000 to 1,000 webhooks that take 100 ms, and 1 s, to answer, max_in_flight 4,500: how many are in flight at most, as
     the receiver counts, and how many a second come in the middle half of them (`sustained`)."""
-    number, webhooks = rig.size(40_000, 400), rig.size(1000, 20)
+    number, webhooks = rig.size(40_000, 200), rig.size(1000, 20)
     rounds: dict[int, list[Figures]] = {100: [], 1000: []}
     for turn in rig.turns("slow"):
         for wait, figures in rounds.items():
