@@ -28,16 +28,16 @@ class Scenario:
 
 
 SCENARIOS = {
-    "drain": Scenario(drain, 3),
+    "drain": Scenario(drain, 2),
     "latency": Scenario(latency, 4),
     "insert": Scenario(insert, 3),
     "hostile": Scenario(hostile, 5),
     "dead": Scenario(dead, 2),
-    "history": Scenario(history, 5),
-    "pinned": Scenario(pinned, 3),
-    "slow": Scenario(slow, 3),
+    "history": Scenario(history, 3),
+    "pinned": Scenario(pinned, 2),
+    "slow": Scenario(slow, 2),
     "cold": Scenario(cold, 1),
-    "fleet": Scenario(fleet, 3),
+    "fleet": Scenario(fleet, 2),
     "idle": Scenario(idle, 3),
     "soak": Scenario(soak, 5),
 }

@@ -78,6 +78,7 @@ async def _insert(rig: Rig, base: Base, writers: int, case: str) -> Figures:
         "postgres_cpu": each["postgres_cpu"],
         "wal": each["wal"],
         "cpu": each["cpu"] if running else None,
+        "statements": each["statements"] if running else None,
     }
 
 
