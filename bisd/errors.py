@@ -82,3 +82,13 @@ class UrlRefusedError(BisdError):
     """The URL is refused: {reason}."""
 
     exit_code = 2
+
+
+class BenchMissingError(BisdError):
+    """The benchmark needs packages that are not installed ({missing}): pip install 'bisd[bench]'."""
+
+    exit_code = 2
+
+
+class BenchFailedError(BisdError):
+    """The benchmark ended, for what it would have told is not true: {reason}."""

@@ -20,7 +20,7 @@ FLOORS = [
     {"bisd.lanes", "bisd.check"},
     {"bisd.intake", "bisd.worker", "bisd.housekeeping"},
     {"bisd.service", "bisd.receiver"},
-    {"bisd.demo"},
+    {"bisd.demo", "bisd.bench"},
     {"bisd.cli"},
     {"bisd.__main__"},
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bisd import __version__
-from bisd.cli import accounts, attach, daemon, deliveries, events, keys, webhooks
+from bisd.cli import accounts, attach, bench, daemon, deliveries, events, keys, webhooks
 from bisd.errors import BisdError
 
 
@@ -30,6 +30,7 @@ for command in (
     daemon.migrate,
     daemon.check,
     daemon.listen,
+    bench.bench,
     accounts.account,
     webhooks.webhook,
     events.emit,

@@ -1,4 +1,4 @@
-"""What the guard costs on connections that are kept alive. Needs nginx (Debian: nginx-light).
+"""What the guard costs on connections that are kept alive. Uses nginx (Debian: nginx-light) where it is installed.
 
     python tests/benchmarks/guard.py [--posts N] [--rounds N]
 
@@ -16,13 +16,17 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_network
 from pathlib import Path
 
 import uvloop
 from aiohttp.client_proto import ResponseHandler
-from drain import BODY, HTTP, HTTPS, deployment, nginx
 
+from bisd.bench.ceiling import BODY
+from bisd.bench.receivers import receiving
 from bisd.client import Handler
+from bisd.config import Config
 from bisd.delivery.post import Post
 from bisd.model import Message, Response
 
@@ -64,12 +68,13 @@ async def cost(post: Post, message: Message, posts: int) -> float:
     return (time.process_time() - began) / posts * 1e6
 
 
-async def compare(url: str, posts: int, rounds: int, directory: Path) -> None:
-    config = deployment(directory, _IN_FLIGHT)
+async def compare(url: str, posts: int, rounds: int, ca_file: Path) -> None:
+    default = Config()
+    egress = replace(default.egress, allow_http=True, allow=[ip_network("127.0.0.1/32")], ports=[(1, 65535)], ca_file=ca_file)
     headers = {"Content-Type": "application/json", "User-Agent": "bisd", "X-BIS-Signature": "a" * 44, "webhook-id": "evt_1"}
     message = Message(url, headers, BODY)
     with_guard, without = [], []
-    async with Post(config.delivery, config.egress) as post:
+    async with Post(default.delivery, egress) as post:
         await cost(post, message, posts)
         for _ in range(rounds):
             with_guard.append(await cost(post, message, posts))
@@ -82,6 +87,12 @@ async def compare(url: str, posts: int, rounds: int, directory: Path) -> None:
     )
 
 
+async def measure(posts: int, rounds: int, directory: Path) -> None:
+    async with receiving(directory) as receivers:
+        for scheme in ("http", "https"):
+            await compare(receivers.at_once(scheme).format(id=1), posts, rounds, receivers.ca_file)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--posts", type=int, default=12_800)
@@ -89,10 +100,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
-        directory.chmod(0o755)
-        with nginx(directory):
-            for scheme, port in (("http", HTTP), ("https", HTTPS)):
-                uvloop.run(compare(f"{scheme}://127.0.0.1:{port}/", options.posts, options.rounds, directory))
+        directory.chmod(0o755)  # nginx becomes a user of its own
+        uvloop.run(measure(options.posts, options.rounds, directory))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,2 @@
+-- Bench: statements of this database can be asked for.
+create extension if not exists pg_stat_statements

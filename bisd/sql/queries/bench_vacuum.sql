@@ -1,0 +1,2 @@
+-- Bench: as autovacuum leaves it.
+vacuum analyze bisd.delivery
