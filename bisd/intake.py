@@ -26,6 +26,8 @@ from bisd.lanes import Lanes
 from bisd.model import SHARDS, Delivery, Standing, Webhook
 
 _TEND_EVERY = 2.0
+# After a look, so many times what it took.
+_REST = 3.0
 _BEAT_EVERY = 30.0
 _REFILL_ROWS = 1000
 _CHANNEL = "bisd"
@@ -112,7 +114,8 @@ class Session:
         self._arrival = Arrival(connection, clock.hear)
         self._cadence = Cadence()
         self._open: frozenset[int] = frozenset()
-        self._tend_at = self._beat_at = 0.0
+        self._tend_at = self._beat_at = self._look_at = self._rested_at = 0.0
+        self._rung = False
         self._log = log.get()
 
     async def begin(self) -> None:
@@ -129,7 +132,8 @@ class Session:
         while True:
             if monotonic() >= self._tend_at:
                 await self._tend()
-            await self._look()
+            if monotonic() >= self._look_at:
+                await self._look()
             await self._refill()
             self._wake()
             if not self._lanes.starving:
@@ -137,18 +141,14 @@ class Session:
 
     def _ring(self, *_: object) -> None:
         self._cadence.rung(monotonic())
+        self._rung = True
+        self._look_at = self._rested_at
         self._stir.set()
 
     async def _pause(self) -> None:
-        """Until the bell, a hungry lane, or the next look. A bell that was heard while the last look was under way is
-        answered by another one: that one's snapshot may be older than the bell."""
-        if self._stir.is_set():
-            self._stir.clear()
-            return
-        now = monotonic()
-        wait = min(self._cadence.wait(self._arrival.snapshot, now), max(0.0, self._tend_at - now))
+        """Until the bell, a hungry lane, or the next look."""
         try:
-            async with asyncio.timeout(wait):
+            async with asyncio.timeout(max(0.0, min(self._look_at, self._tend_at) - monotonic())):
                 await self._stir.wait()
         except TimeoutError:
             pass
@@ -187,8 +187,15 @@ class Session:
             await self._test_owed(mask(shards))
 
     async def _look(self) -> None:
+        """And says when to look again. A bell that was heard meanwhile asks for another look, because the snapshot of this one
+        may be older; but looking shall not take more than a part of anybody's time, however much it rings."""
+        self._rung = False
+        began = monotonic()
         self._lanes.begin_read()
         arrivals = await self._arrival.look(mask(self._open))
+        now = monotonic()
+        self._rested_at = now + _REST * (now - began)
+        self._look_at = self._rested_at if self._rung else now + self._cadence.wait(self._arrival.snapshot, now)
         await self._open_lanes(arrivals)
         self._lanes.arrive(arrivals.deliveries)
         await self._test(arrivals.tests)

@@ -45,7 +45,7 @@ class Lanes:
         self,
         ceiling: int,
         limits: Limits,
-        window: int = 256,
+        window: int = 1000,
         budget: int = 20_000,
         octets: int = 32 << 20,
         in_flight: int = 50_000,

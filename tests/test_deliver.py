@@ -129,7 +129,8 @@ async def test_a_receiver_that_hangs(shop: Shop, receiver: Receiver, ca_file: Pa
     forever.set()
     rows = await shop.connection.fetch("select code, total_ms from bisd.attempt where webhook_id = $1", hanging)
     assert {row["code"] for row in rows} == {"timeout"}
-    assert all(1500 <= row["total_ms"] < 2500 for row in rows)
+    # A timer of the loop counts from the beginning of its turn.
+    assert all(1450 <= row["total_ms"] < 2500 for row in rows)
 
 
 async def test_the_answer_is_kept_up_to_the_limit(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
