@@ -173,7 +173,7 @@ create table bisd.event (
     account_id bigint not null,
     topic bisd.topic not null,
     body json not null,
-    created_at timestamptz not null default now() check (created_at between '1970-01-01' and '9000-01-01'),
+    created_at bisd.moment not null default now(),
     -- The webhook that this event is about: a test goes to it alone, what happened to it goes to others.
     webhook_id bigint,
     test boolean not null default false check (webhook_id is not null or not test),
