@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from datetime import datetime
 
 import asyncpg
 
@@ -14,12 +15,13 @@ from bisd.delivery.post import Post
 from bisd.delivery.verdict import Policy
 from bisd.delivery.writeback import Writeback
 from bisd.errors import ConfigurationError, ServerUnfitError
-from bisd.health import Limits
+from bisd.fleet import SURE
+from bisd.health import Limits, Report
 from bisd.housekeeping import Housekeeping
 from bisd.intake import Intake
 from bisd.keyring import Keyring
-from bisd.lanes import Lanes
-from bisd.model import SHARDS, Outcome
+from bisd.lanes import Lanes, Turn
+from bisd.model import SHARDS, Delivery, Outcome, Took
 from bisd.worker import Worker, Workers
 
 
@@ -30,9 +32,9 @@ class Service:
         self._config = config
         self._dsn = dsn
         limits = Limits(config.deactivation.failing_for, config.deactivation.min_attempts)
-        self._lanes = Lanes(config.delivery.max_in_flight_per_webhook, limits)
-        self._keyring = Keyring(config.keys)
         self._clock = Clock()
+        self._lanes = _OwnLanes(config.delivery.max_in_flight_per_webhook, limits, self._clock)
+        self._keyring = Keyring(config.keys)
         self._writeback = Writeback(self._connect, self._written)
         self._intake = Intake(self._connect, self._keyring, self._lanes, self._clock, self._wake, self._writeback.report)
         self._workers: Workers | None = None
@@ -146,6 +148,30 @@ class Service:
             else:
                 self._lanes.written(delivery, outcome.owed())
         self._wake()
+
+
+class _OwnLanes(Lanes):
+    """It is nobody's turn while we cannot be sure that the shards are still ours: the process was stopped, or the database
+    has not answered for too long. The answer wakes the workers; if it is that the session is gone, the lanes are closed.
+
+    An attempt that fails in such a time (its timeout passed while we did nothing) says nothing of the receiver: of that only
+    the owner of its shard may judge."""
+
+    def __init__(self, ceiling: int, limits: Limits, clock: Clock) -> None:
+        super().__init__(ceiling, limits)
+        self._clock = clock
+
+    def next(self, now: datetime) -> Turn | None:
+        return super().next(now) if self._sure() else None
+
+    def due(self) -> datetime | None:
+        return super().due() if self._sure() else None
+
+    def finish(self, delivery: Delivery, took: Took, now: datetime, error: str) -> Report | None:
+        return super().finish(delivery, Took.OURS if took is Took.NO and not self._sure() else took, now, error)
+
+    def _sure(self) -> bool:
+        return self._clock.silence() < SURE
 
 
 def _collect_seldom() -> None:
