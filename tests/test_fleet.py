@@ -230,8 +230,8 @@ async def test_a_daemon_that_hangs_is_replaced(shop: Shop, receiver: Receiver, c
     await eventually(lambda: _is(_held(dsn), [32, 32]))
     assert [await victim.stop(), await survivor.stop()] == [0, 0]
     print(f"repeated {before - 6_400}, after it went on {len(receiver.requests) - before}")
-    assert before - 6_400 <= 64 + 500  # in flight, or not written yet
-    assert len(receiver.requests) - before <= 16  # a handshake that was under way goes on
+    assert before - 6_400 <= 24 + 500  # in flight, or not written yet
+    assert len(receiver.requests) - before <= 8  # a handshake that was under way goes on
     assert "writeback_fenced" in victim.log
     assert await _delivered(shop) == len(receiver.requests)
 
@@ -256,7 +256,7 @@ async def test_a_silent_line_deposes_its_daemon(
         if first.setdefault((got.path, got.id), got.at) < got.at:
             again.append((first[got.path, got.id] - frozen_at, got.at - frozen_at))
     print(f"repeated {len(again)}, first sent until {max(again)[0]:.1f} s, again from {min(at for _, at in again):.1f} s on")
-    assert max(again)[0] < 5.5 < min(at for _, at in again)
+    assert max(again)[0] < 4.6 < min(at for _, at in again)
     assert len(receiver.requests) == before
     assert await _delivered(shop) == len(receiver.requests)
 
@@ -264,11 +264,14 @@ async def test_a_silent_line_deposes_its_daemon(
 async def _two_under_load(
     shop: Shop, receiver: Receiver, ca_file: Path, tmp_path: Path, dsn_of_one: str, dsn: str
 ) -> tuple[Process, Process]:
-    """Two daemons in the middle of 6,000 deliveries to 20 webhooks, their connections open, 64 in flight each."""
+    """Two daemons in the middle of 6,000 deliveries to 20 webhooks, their connections open. The first has 24 in flight, and
+    seconds to go with what it holds."""
     await _paths(shop, receiver.url, 20)
     receiver.answer = _slowly
-    one = Process(tmp_path, dsn_of_one, ca_file, "one", BISD_DELIVERY_MAX_IN_FLIGHT="64")
-    other = Process(tmp_path, dsn, ca_file, "other", BISD_DELIVERY_MAX_IN_FLIGHT="64")
+    one = Process(
+        tmp_path, dsn_of_one, ca_file, "one", BISD_DELIVERY_MAX_IN_FLIGHT="24", BISD_DELIVERY_MAX_IN_FLIGHT_PER_WEBHOOK="24"
+    )
+    other = Process(tmp_path, dsn, ca_file, "other", BISD_DELIVERY_MAX_IN_FLIGHT="128")
     await one.start()
     await other.start()
     await eventually(lambda: _is(_held(dsn), [32, 32]))
