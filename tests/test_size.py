@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
 import pytest
+from aiohttp import web
 
 from bisd import db
+from tests.support.daemon import Process
 from tests.support.postgres import Server
+from tests.support.receiver import Receiver
 
 ROOT = Path(__file__).parent.parent
 
@@ -37,7 +42,7 @@ _FILL = """
     select n as id, date_trunc('day', now()) + n / 75000 * interval '1 day' + interval '12 h' as at
     from generate_series(1, 599999) n;
     insert into bisd.event (id, account_id, topic, body, created_at) overriding system value
-    select id, 1 + id % 10000, 'a', '{"topic":"a","more":"................................................"}', at from happened;
+    select id, 1 + id % 10000, 'a', format('{"topic":"a","more":"%s"}', repeat('.', 350))::json, at from happened;
     insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes, due_at)
     select 1, id, at, 70, now() - interval '1 h' + id * interval '1 ms' from happened where id between 80000 and 579999
     union all
@@ -200,6 +205,39 @@ def test_every_query_of_the_daemon_is_here() -> None:
 
 def _queries(path: Path) -> set[str]:
     return set(re.findall(r'query\("(\w+)"\)', path.read_text(encoding="utf-8")))
+
+
+async def test_a_start_with_a_million_owed(
+    server: Server, filled: str, receiver: Receiver, ca_file: Path, tmp_path: Path
+) -> None:
+    """The first delivery arrives within two seconds of the start, and what the daemon holds of a million that it owes to 10,000
+    slow webhooks stays below 200 MB."""
+    dsn = await server.copy(filled)
+    connection = await asyncpg.connect(dsn)
+    await connection.execute(
+        f"set session_replication_role = replica; update bisd.webhook set url = '{receiver.url}', failing_since = null, failures = 0"
+    )
+    await connection.close()
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(1)
+        return web.Response()
+
+    receiver.answer = answer
+    daemon = Process(tmp_path, dsn, ca_file)
+    began = time.monotonic()
+    await daemon.start()
+    process, memory = psutil.Process(daemon.pid), 0
+    try:
+        first = await receiver.received(1)
+        for number in range(100, 4000, 100):
+            await receiver.received(number)
+            memory = max(memory, process.memory_info().rss)
+    finally:
+        assert await daemon.stop() == 0
+    print(f"first after {first[0].at - began:.2f} s, at most {memory >> 20} MiB")
+    assert first[0].at - began < 2.0
+    assert memory < 200 << 20
 
 
 async def _cost(dsn: str, name: str, case: Case) -> tuple[int, set[str]]:
