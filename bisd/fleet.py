@@ -1,14 +1,32 @@
 """The fleet: which shards are ours. Told by advisory locks of one session, so that PostgreSQL itself frees what a dead
-daemon held. Each member keeps its share, ceil(64 / members), and lets the rest go once nothing of it is busy."""
+daemon held. Each member keeps its share, ceil(64 / members), and lets the rest go once nothing of it is busy.
+
+A daemon that hangs, or whose connection has gone silent without an end, may look alive to the server for ever: its kernel
+answers every probe. So the session ends when it has asked nothing for `_SILENCE`, and a member that has stopped reading in
+the middle of an answer is ended by the others. Whoever has had no answer for `_SURE` no longer knows that its shards are its
+own, and sends nothing until it does: well before anybody else can have them.
+"""
 
 from __future__ import annotations
 
+import os
 import random
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 
-from bisd import db
+from bisd import db, log
+from bisd.clock import Clock
 from bisd.model import SHARDS
+
+# Seconds. A member looks once a second at least.
+_SURE = 4.0
+_SILENCE = "8s"
+# Longer than the daemon itself waits for an answer.
+_UNREAD = timedelta(seconds=10)
+# What the server keeps of a name.
+_NAME_LENGTH = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +46,15 @@ class Fleet:
         self.members = 1
 
     async def join(self) -> None:
-        await self._connection.execute(db.query("join_fleet"))
+        await self._connection.fetchrow(db.query("join_fleet"), _name(), _SILENCE)
 
-    async def tend(self) -> Tending:
-        """Counts the members, takes what is free up to our share, and names what is beyond it."""
-        row = await self._connection.fetchrow(db.query("fleet"))
+    async def tend(self, unread: timedelta = _UNREAD) -> Tending:
+        """Counts the members, takes what is free up to our share, and names what is beyond it; ends members that have not read
+        an answer for `unread`."""
+        row = await self._connection.fetchrow(db.query("fleet"), unread)
         assert row is not None
+        if row["evicted"]:
+            log.get().warning(log.Event.MEMBER_EVICTED, count=row["evicted"])
         self.members = max(1, row["members"])
         share = -(-SHARDS // self.members)
         wanted = share - len(self.held)
@@ -51,6 +72,16 @@ class Fleet:
         going = sorted(shards)
         await self._connection.execute(db.query("release_shards"), going)
         self.held -= frozenset(going)
+
+
+def is_sure(clock: Clock) -> bool:
+    """Whether our shards are still ours: the database has answered not long ago, and this process has not been stopped."""
+    return clock.silence() < _SURE
+
+
+def _name() -> str:
+    """Where a member runs, as others see it: bisd, process id, host."""
+    return f"bisd {os.getpid()} {socket.gethostname()}"[:_NAME_LENGTH]
 
 
 def mask(shards: Iterable[int]) -> int:

@@ -11,6 +11,9 @@ from bisd.keyring import Keyring
 from bisd.sealing import seal_accounts
 
 _EVERY = 3600.0
+_AGAIN = 60.0
+# What the default partition took while no daemon ran may be much.
+_PATIENCE = 600
 _SEAL_EVERY = 60.0
 _DAYS_AHEAD = 7
 
@@ -23,14 +26,16 @@ class Housekeeping:
         self._log = log.get()
 
     async def run(self) -> None:
-        """Once an hour, until cancelled. What a busy table or a lost database prevents is done the next time; meanwhile the
-        default partition takes what has none of its own."""
+        """Once an hour, until cancelled. What a busy table or a lost database prevents is tried again a minute later; meanwhile
+        the default partition takes what has none of its own."""
         while True:
             try:
                 await self._keep()
+                wait = _EVERY
             except db.ANY as fault:
                 self._log.warning(log.Event.HOUSEKEEPING_PUT_OFF, error=type(fault).__name__)
-            await asyncio.sleep(_EVERY)
+                wait = _AGAIN
+            await asyncio.sleep(wait)
 
     async def seal(self) -> None:
         """Once a minute, until cancelled: SQL that makes or rotates a key has no master key to seal it with."""
@@ -53,7 +58,8 @@ class Housekeeping:
     async def _keep(self) -> None:
         connection = await self._connect()
         try:
-            made = await connection.fetchval(db.query("make_partitions"), _DAYS_AHEAD)
+            await connection.execute(db.query("patience"), f"{_PATIENCE}s")
+            made = await connection.fetchval(db.query("make_partitions"), _DAYS_AHEAD, timeout=_PATIENCE)
             if made:
                 self._log.info(log.Event.PARTITIONS_MADE, count=made)
             for table, age in (("event", self._retention.events), ("attempt", self._retention.attempts)):

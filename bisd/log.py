@@ -28,6 +28,7 @@ class Event(StrEnum):
     DATABASE_BACK = "database_back"
     SHARDS_TAKEN = "shards_taken"  # count, held, members
     SHARDS_RELEASED = "shards_released"  # count, held, members
+    MEMBER_EVICTED = "member_evicted"  # count
     ATTEMPT_FAILED = "attempt_failed"  # webhook_id, event_id, number, verdict, status, code
     KEY_UNREADABLE = "key_unreadable"  # account_id, webhook_id
     KEYS_SEALED = "keys_sealed"  # count

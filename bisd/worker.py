@@ -17,6 +17,7 @@ from bisd.delivery.message import compose
 from bisd.delivery.post import Post
 from bisd.delivery.verdict import Policy
 from bisd.delivery.writeback import Writeback
+from bisd.fleet import is_sure
 from bisd.lanes import Lanes, Turn
 from bisd.model import (
     Answer,
@@ -62,6 +63,8 @@ class Worker:
             verdict = self._policy.judge(webhook, delivery, answer, ended)
         self._writeback.add(Outcome(delivery, began, answer, verdict))
         took = self._policy.took(answer)
+        if took is Took.NO and not is_sure(self._clock):
+            took = Took.OURS  # its time passed while we did nothing, or its shard is another's: who owns that may judge
         if took is not Took.YES or not self._lanes.outage.quiet:
             self._watch(took, ended, answer)
         report = self._lanes.finish(delivery, took, ended, _error(answer), (ended - began).total_seconds())
@@ -169,7 +172,7 @@ class Workers:
             turn = self._next() or await self._wait()
 
     def _next(self) -> Turn | None:
-        turn = None if self._stopping else self._lanes.next(self._clock.now())
+        turn = None if self._stopping or not is_sure(self._clock) else self._lanes.next(self._clock.now())
         if self._lanes.starving:
             self._refill()
         return turn
@@ -184,7 +187,8 @@ class Workers:
         return await idle
 
     def _set_timer(self) -> None:
-        due = self._lanes.due()
+        # While we are not sure, the database's next answer wakes us.
+        due = self._lanes.due() if is_sure(self._clock) else None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 
 import asyncpg
 import pytest
 import trustme
+from aiohttp import web
 
 from bisd import db
 from bisd.fleet import Fleet, mask
 from tests.support.daemon import Process, configure, running
+from tests.support.link import Link
 from tests.support.postgres import Server
 from tests.support.receiver import Receiver
 from tests.support.shop import Shop, eventually
+
+Connect = Callable[[], Awaitable[db.Connection]]
 
 
 @pytest.fixture
@@ -60,6 +66,33 @@ def test_mask_is_a_signed_64_bit_number(shards: list[int]) -> None:
     bits = mask(shards)
     assert -(2**63) <= bits < 2**63
     assert [shard for shard in range(64) if bits >> shard & 1] == shards
+
+
+async def test_a_member_that_stops_reading_is_ended(member: Callable[[], asyncio.Future[Fleet]], connect: Connect) -> None:
+    """A member that is stuck in the middle of an answer is a member no longer, however patient the server is; while it may yet
+    read on it stays, and so does one that is idle."""
+    watcher, stuck, shop = await member(), await connect(), await connect()
+    await member()
+    await stuck.execute("select pg_advisory_lock_shared(1651143524, 64)")
+    asking = asyncio.ensure_future(stuck.fetchval("select repeat('x', 100000000), pg_sleep(0.2)"))
+    await asyncio.sleep(0.1)  # it has been asked; asyncpg reads on when it asks
+    stuck._transport.pause_reading()  # type: ignore[attr-defined]
+    await eventually(lambda: _writes(shop, stuck.get_server_pid()))
+    await watcher.tend(timedelta(hours=1))
+    assert watcher.members == 3
+    await watcher.tend(timedelta(0))
+    await eventually(lambda: _members(watcher, 2))
+    stuck.terminate()
+    assert isinstance((await asyncio.gather(asking, return_exceptions=True))[0], db.TRANSIENT)
+
+
+async def _members(fleet: Fleet, number: int) -> bool:
+    await fleet.tend()
+    return fleet.members == number
+
+
+async def _writes(connection: db.Connection, pid: int) -> bool:
+    return bool(await connection.fetchval("select wait_event = 'ClientWrite' from pg_stat_activity where pid = $1", pid))
 
 
 async def _webhooks(shop: Shop, url: str, number: int) -> None:
@@ -164,3 +197,127 @@ async def test_sigterm_under_load_repeats_nothing(
     await eventually(lambda: _is_zero(shop), 60)
     assert await daemon.stop() == 0
     assert len(receiver.requests) == 2_000
+
+
+def _pairs(receiver: Receiver) -> int:
+    """How many deliveries have arrived, repeats not counted."""
+    return len({(got.path, got.id) for got in receiver.requests})
+
+
+async def _paths(shop: Shop, url: str, number: int) -> None:
+    """So many webhooks, that can be told apart by what they receive."""
+    for path in range(number):
+        await shop.subscribe("notification/create", f"{url}{path}")
+
+
+async def _slowly(_: web.Request) -> web.StreamResponse:
+    """So that there is always something in flight."""
+    await asyncio.sleep(0.05)
+    return web.Response()
+
+
+async def _arrived(receiver: Receiver, number: int) -> bool:
+    return _pairs(receiver) == number
+
+
+async def test_a_daemon_that_hangs_is_replaced(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str, tmp_path: Path) -> None:
+    """SIGSTOP of one of two under load: within 15 seconds everything has arrived by the other one. When it goes on, it sends
+    nothing of what it held, writes down what was in flight without changing anything, and is a member again."""
+    victim, survivor = await _two_under_load(shop, receiver, ca_file, tmp_path, dsn, dsn)
+    victim.suspend()
+    before = await _all_arrives(shop, receiver)
+    victim.resume()
+    await eventually(lambda: _is(_held(dsn), [32, 32]))
+    assert [await victim.stop(), await survivor.stop()] == [0, 0]
+    print(f"repeated {before - 6_400}, after it went on {len(receiver.requests) - before}")
+    assert before - 6_400 <= 24 + 500  # in flight, or not written yet
+    assert len(receiver.requests) - before <= 8  # a handshake that was under way goes on
+    assert "writeback_fenced" in victim.log
+    assert await _delivered(shop) == len(receiver.requests)
+
+
+async def test_a_silent_line_deposes_its_daemon(
+    shop: Shop, receiver: Receiver, ca_file: Path, dsn: str, tmp_path: Path
+) -> None:
+    """The line of one of two daemons to the database goes silent without an end: it stops sending before the other one has
+    its shards, within 15 seconds. When the line is back, what it sent meanwhile is written down, and changes nothing."""
+    link = Link(dsn)
+    await link.start()
+    victim, survivor = await _two_under_load(shop, receiver, ca_file, tmp_path, link.dsn, dsn)
+    frozen_at = time.monotonic()
+    link.freeze()
+    before = await _all_arrives(shop, receiver)
+    link.thaw()
+    await eventually(lambda: _is(_held(dsn), [32, 32]))
+    assert [await victim.stop(), await survivor.stop()] == [0, 0]
+    await link.stop()
+    first, again = dict[tuple[str, str], float](), list[tuple[float, float]]()
+    for got in receiver.requests:
+        if first.setdefault((got.path, got.id), got.at) < got.at:
+            again.append((first[got.path, got.id] - frozen_at, got.at - frozen_at))
+    print(f"repeated {len(again)}, first sent until {max(again)[0]:.1f} s, again from {min(at for _, at in again):.1f} s on")
+    assert max(again)[0] < 4.6 < min(at for _, at in again)
+    assert len(receiver.requests) == before
+    assert await _delivered(shop) == len(receiver.requests)
+
+
+async def _two_under_load(
+    shop: Shop, receiver: Receiver, ca_file: Path, tmp_path: Path, dsn_of_one: str, dsn: str
+) -> tuple[Process, Process]:
+    """Two daemons in the middle of 6,000 deliveries to 20 webhooks, their connections open. The first has 24 in flight, and
+    seconds to go with what it holds."""
+    await _paths(shop, receiver.url, 20)
+    receiver.answer = _slowly
+    one = Process(
+        tmp_path, dsn_of_one, ca_file, "one", BISD_DELIVERY_MAX_IN_FLIGHT="24", BISD_DELIVERY_MAX_IN_FLIGHT_PER_WEBHOOK="24"
+    )
+    other = Process(tmp_path, dsn, ca_file, "other", BISD_DELIVERY_MAX_IN_FLIGHT="128")
+    await one.start()
+    await other.start()
+    await eventually(lambda: _is(_held(dsn), [32, 32]))
+    await shop.notify(300)
+    await receiver.received(2_000)
+    return one, other
+
+
+async def _all_arrives(shop: Shop, receiver: Receiver) -> int:
+    """Within 15 seconds, what happens now too. How many requests it took."""
+    async with asyncio.timeout(15):
+        await shop.notify(20)
+        await eventually(lambda: _arrived(receiver, 6_400))
+        await eventually(lambda: _is_zero(shop))
+    return len(receiver.requests)
+
+
+async def _delivered(shop: Shop) -> int:
+    return int(await shop.connection.fetchval("select count(*) from bisd.attempt where verdict = 'delivered'"))
+
+
+async def test_hand_over_without_a_gap(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
+    """While events come all the time, a second daemon joins and leaves again: each event arrives once, none later than two
+    rounds of tending."""
+    webhooks, committed = 20, dict[str, float]()
+    await _paths(shop, receiver.url, webhooks)
+    loop = asyncio.get_running_loop()
+    going = True
+
+    async def sell() -> None:
+        while going:
+            await shop.notify()
+            committed[f"evt_{len(committed) + 1}"] = loop.time()
+            await asyncio.sleep(0.02)
+
+    async with running(configure(ca_file), dsn):
+        selling = asyncio.ensure_future(sell())
+        async with running(configure(ca_file), dsn):
+            await eventually(lambda: _is(_held(dsn), [32, 32]))
+            await receiver.received(len(receiver.requests) + 500)
+        await eventually(lambda: _is(_held(dsn), [64]))
+        await receiver.received(len(receiver.requests) + 500)
+        going = False
+        await selling
+        await receiver.received(webhooks * len(committed))
+    assert len(receiver.requests) == _pairs(receiver) == webhooks * len(committed)
+    waited = sorted(got.at - committed[got.id] for got in receiver.requests)
+    print(f"{len(committed)} events, the slowest {waited[-1]:.3f} s")
+    assert waited[-1] < 4.5

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from bisd import db
+from bisd.clock import ticks
 from bisd.model import Delivery
 
 _SWEEP = 1.0
@@ -44,10 +45,11 @@ class Arrivals:
 
 
 class Arrival:
-    """Looks, over one connection. `shards` is a mask: bit n for shard n."""
+    """Looks, over one connection. `shards` is a mask: bit n for shard n. `hear` is told what time the database has, and when it
+    was asked."""
 
     def __init__(
-        self, connection: db.Connection, hear: Callable[[datetime], None], most: int = 1000, most_octets: int = 8 << 20
+        self, connection: db.Connection, hear: Callable[[datetime, float], None], most: int = 1000, most_octets: int = 8 << 20
     ) -> None:
         self._connection = connection
         self._hear = hear
@@ -57,15 +59,17 @@ class Arrival:
 
     async def begin(self) -> None:
         """From here on everything is reported. Call after LISTEN, and before reading what is owed already."""
+        asked_at = ticks()
         row = await self._connection.fetchrow(db.query("snapshot"))
         assert row is not None
-        self._hear(row["looked_at"])
+        self._hear(row["looked_at"], asked_at)
         self.snapshot = Snapshot.parse(row["snapshot"])
 
     async def look(self, shards: int) -> Arrivals:
+        asked_at = ticks()
         rows = await self._connection.fetch(db.query("look"), self.snapshot.text, shards, self._most, self._most_octets)
         first = rows[0]
-        self._hear(first["looked_at"])
+        self._hear(first["looked_at"], asked_at)
         deliveries = [Delivery(*row[3:]) for row in rows if row[3] is not None]
         if len(deliveries) >= self._most or sum(one.size for one in deliveries) >= self._most_octets:
             return await self._overflow(shards)

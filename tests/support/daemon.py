@@ -47,7 +47,8 @@ async def running(config: Config, dsn: str) -> AsyncIterator[Service]:
 class Process:
     """`bisd run`, started as systemd does it: READY comes over the notify socket."""
 
-    def __init__(self, directory: Path, dsn: str, ca_file: Path, name: str = "bisd") -> None:
+    def __init__(self, directory: Path, dsn: str, ca_file: Path, name: str = "bisd", **environment: str) -> None:
+        self._environment = environment
         self._config = directory / f"{name}.toml"
         self._socket = directory / f"{name}.sock"
         self._log = directory / f"{name}.log"
@@ -75,7 +76,7 @@ class Process:
             with self._log.open("ab") as log:
                 self._process = await asyncio.create_subprocess_exec(
                     *before, sys.executable, "-m", "bisd", "--config", str(self._config), "run",
-                    stdout=log, stderr=log, env=os.environ | {"NOTIFY_SOCKET": str(self._socket)},
+                    stdout=log, stderr=log, env=os.environ | {"NOTIFY_SOCKET": str(self._socket)} | self._environment,
                 )  # fmt: skip
             async with asyncio.timeout(30):
                 while await asyncio.get_running_loop().sock_recv(notifications, 4096) != b"READY=1":
@@ -84,6 +85,13 @@ class Process:
     async def stop(self) -> int:
         """SIGTERM; its exit status."""
         return await self._end(signal.SIGTERM)
+
+    def suspend(self) -> None:
+        """SIGSTOP: it hangs, and its kernel goes on answering for it."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     async def kill(self) -> int:
         return await self._end(signal.SIGKILL)

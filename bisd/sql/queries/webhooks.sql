@@ -18,15 +18,15 @@ select w.id, w.account_id, w.url, a.api_key, a.previous_api_key, a.previous_unti
 from bisd.webhook w
 join bisd.account a on a.id = w.account_id
 join bisd.plan p on p.name = a.plan
-left join lateral (
+cross join lateral (
     select count(*) filter (where not latest.taken) as failures,
            max(latest.attempted_at) filter (where latest.delivered and latest.attempted_at > w.failing_since) as succeeded_at
     from (select t.attempted_at, t.verdict = 'delivered' as delivered,
                  bool_or(t.verdict = 'delivered') over (order by t.attempted_at desc rows unbounded preceding) as taken
           from bisd.attempt t
-          where t.webhook_id = w.id and t.attempted_at >= coalesce(w.resumed_at, '1970-01-01')
+          where w.failing_since is not null and t.webhook_id = w.id and t.attempted_at >= coalesce(w.resumed_at, '1970-01-01')
             and t.number is not null and not t.test
           order by t.attempted_at desc
           limit 1000) latest
-) known on w.failing_since is not null
+) known
 where w.id = any ($1::bigint[])
