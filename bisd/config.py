@@ -124,7 +124,7 @@ class KeysConfig:
 class DeliveryConfig:
     __pydantic_config__ = _STRICT
 
-    max_in_flight: Annotated[int, Strict(), Field(ge=1, le=50_000)] = 2000
+    max_in_flight: Annotated[int, Strict(), Field(ge=1, le=50_000)] = 1200
     max_in_flight_per_webhook: Annotated[int, Strict(), Field(ge=1, le=10_000)] = 32
     timeout: PositiveDuration = timedelta(seconds=15)
     connect_timeout: PositiveDuration = timedelta(seconds=5)

@@ -24,8 +24,8 @@ from bisd.pace import Outage
 from bisd.turns import Turns
 
 # Of what may be in flight: for one each of the lanes in doubt, and for more than one.
-_DOUBTED = 0.75
-_DOUBTED_TWICE = 0.125
+_DOUBTED = 0.8
+_DOUBTED_TWICE = 0.05
 # Whoever sends himself a thousand tests has no right to a thousand connections.
 _TESTS_AT_ONCE = 32
 
@@ -245,11 +245,12 @@ class Lanes:
         doubted = lane.in_flight if lane.doubtful else 0
         self._doubted += doubted - lane.doubted
         lane.doubted = doubted
-        if lane.webhook.id in self._aside_twice:
-            self._recall(self._aside_twice.pop(lane.webhook.id))
+        own = self._aside_twice.pop(lane.webhook.id, None)
         for aside, most in ((self._aside, self._most_doubted), (self._aside_twice, self._most_doubted_twice)):
             for _ in range(min(len(aside), most - self._doubted)):
                 self._recall(aside.pop(next(iter(aside))))
+        if own is not None:  # last: others have waited longer
+            self._recall(own)
 
     def _recall(self, lane: Lane) -> None:
         lane.queued = False
