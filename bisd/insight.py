@@ -7,6 +7,11 @@ import contextlib
 
 from bisd import db
 from bisd.errors import NotFoundError
+from bisd.model import SHARDS
+
+# So many are counted; more are estimated, by what the last ANALYZE found.
+_COUNTED = 10_000
+_LISTED = 10
 
 Row = dict[str, object]
 Rows = list[Row]
@@ -34,6 +39,22 @@ async def webhook(connection: db.Connection, webhook_id: int) -> Row:
     if row is None:
         raise NotFoundError(kind="webhook", key=webhook_id, listing="bisd webhook list")
     return dict(row)
+
+
+async def status(connection: db.Connection) -> Row:
+    """All of it at a glance: `daemons` (name, since, shards), `unowned` shards, `backlog` (owed, whether that is exact, to how
+    many webhooks, since when the oldest is due), `webhooks` by state, and those that have been `failing` for longest."""
+    members = [dict(row) for row in await connection.fetch(db.query("status_members"))]
+    owned = {shard for member in members for shard in member["shards"]}
+    backlog = await connection.fetchrow(db.query("status_backlog"), _COUNTED)
+    assert backlog is not None
+    return {
+        "daemons": members,
+        "unowned": sorted(set(range(SHARDS)) - owned),
+        "backlog": dict(backlog),
+        "webhooks": {row["state"]: row["webhooks"] for row in await connection.fetch(db.query("status_webhooks"))},
+        "failing": [dict(row) for row in await connection.fetch(db.query("status_failing"), _LISTED)],
+    }
 
 
 async def answer(connection: db.Connection, event_id: int, patience: float) -> Row | None:

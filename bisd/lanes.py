@@ -98,7 +98,7 @@ class Lanes:
             lane = self._lanes[webhook.id] = Lane(webhook, self._ceiling, self._limits, horizon, share)
             # Fewer, the more lanes there are: so that memory is bounded.
             deliveries, octets = (budget // len(self._lanes) for budget in self._budget)
-            self.window = Window(max(4, min(self._most, deliveries)), max(1 << 16, octets))
+            self.window = Window(max(2, min(self._most, deliveries)), max(1 << 16, octets))
             self._feed(lane)
 
     def close(self, shards: Iterable[int]) -> set[int]:

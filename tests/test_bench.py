@@ -8,7 +8,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
@@ -126,13 +127,21 @@ async def test_a_scenario_on_a_server_that_is_given(name: str, bisd: Run, dsn: s
     assert [] == await databases(dsn)
 
 
-def test_without_a_configuration(tmp_path: Path) -> None:
+@pytest.fixture
+def everybodys() -> Iterator[Path]:
+    """A directory that another user can reach: if we are root, the embedded server runs as one."""
+    with tempfile.TemporaryDirectory(prefix="bisd-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+def test_without_a_configuration(everybodys: Path) -> None:
     """On an embedded PostgreSQL, and a receiver of its own where there is no nginx: a table, with statements counted, and a
     picture; and nothing of it is left behind."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("BISD_")}
-    picture = tmp_path / "bench.svg"
-    alone = {"PATH": str(tmp_path), "TMPDIR": str(tmp_path)}
-    _reachable(tmp_path)
+    picture = everybodys / "bench.svg"
+    alone = {"PATH": str(everybodys), "TMPDIR": str(everybodys)}
     ran = subprocess.run(
         [sys.executable, "-m", "bisd", "bench", "--scenario", "cold", "--rounds", "1", "--scale", "0.01",
          "--plot", str(picture)],
@@ -145,14 +154,7 @@ def test_without_a_configuration(tmp_path: Path) -> None:
     assert "receiver own receiver" in ran.stderr
     assert "not counted" not in ran.stderr
     assert picture.read_bytes().startswith(b"<?xml")
-    assert [] == [path.name for path in tmp_path.iterdir() if path.name.startswith("bisd-bench-")]
-
-
-def _reachable(path: Path) -> None:
-    """The embedded server runs as a user of its own if we are root, who must be able to reach its data."""
-    for directory in (path, *path.parents):
-        if directory.stat().st_uid == os.getuid() and directory.name.startswith(("pytest-", "test_")):
-            directory.chmod(0o755)
+    assert [] == [path.name for path in everybodys.iterdir() if path.name.startswith("bisd-bench-")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bisd import __version__
-from bisd.cli import accounts, attach, bench, daemon, deliveries, events, keys, webhooks
+from bisd.cli import accounts, attach, bench, daemon, deliveries, events, keys, status, webhooks
 from bisd.errors import BisdError
 
 
@@ -29,6 +29,7 @@ for command in (
     daemon.run,
     daemon.migrate,
     daemon.check,
+    status.status,
     daemon.listen,
     bench.bench,
     accounts.account,
