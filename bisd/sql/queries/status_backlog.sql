@@ -1,12 +1,6 @@
 -- What is owed: how many deliveries, counted up to $1 and estimated beyond; to how many webhooks; and since when the oldest of
 -- those that are due has been, by a look at each webhook's first one.
-with recursive owing as (
-    (select webhook_id from bisd.delivery order by webhook_id limit 1)
-    union all
-    select (select d.webhook_id from bisd.delivery d where d.webhook_id > o.webhook_id order by d.webhook_id limit 1)
-    from owing o
-    where o.webhook_id is not null
-), counted as (
+with counted as (
     select count(*) as owed from (select from bisd.delivery limit $1::bigint + 1) as counting
 )
 select
@@ -14,9 +8,9 @@ select
          else greatest(c.owed, (select reltuples::bigint from pg_catalog.pg_class where oid = 'bisd.delivery'::regclass))
     end as owed,
     c.owed <= $1::bigint as exact,
-    (select count(*) from owing where webhook_id is not null) as webhooks,
+    (select count(*) from bisd.owing()) as webhooks,
     (select min(first.due_at)
-     from owing o
+     from bisd.owing() o (webhook_id)
      cross join lateral (
          select d.due_at from bisd.delivery d where d.webhook_id = o.webhook_id order by d.due_at, d.event_id limit 1
      ) first
