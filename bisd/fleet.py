@@ -18,13 +18,13 @@ from datetime import timedelta
 
 from bisd import db, log
 from bisd.clock import Clock
-from bisd.model import SHARDS
+from bisd.model import SHARDS, Members
 
 # Seconds. A member looks once a second at least.
 _SURE = 4.0
 _SILENCE = "8s"
-# Longer than the daemon itself waits for an answer.
-_UNREAD = timedelta(seconds=10)
+# A member that has taken no answer for so long is ended: longer than the daemon itself waits for one.
+UNREAD = timedelta(seconds=10)
 # What the server keeps of a name.
 _NAME_LENGTH = 63
 
@@ -48,20 +48,17 @@ class Fleet:
     async def join(self) -> None:
         await self._connection.fetchrow(db.query("join_fleet"), _name(), _SILENCE)
 
-    async def tend(self, unread: timedelta = _UNREAD) -> Tending:
-        """Counts the members, takes what is free up to our share, and names what is beyond it; ends members that have not read
-        an answer for `unread`."""
-        row = await self._connection.fetchrow(db.query("fleet"), unread)
-        assert row is not None
-        if row["evicted"]:
-            log.get().warning(log.Event.MEMBER_EVICTED, count=row["evicted"])
-        self.members = max(1, row["members"])
+    async def tend(self, members: Members) -> Tending:
+        """Takes what is free up to our share, and names what is beyond it."""
+        if members.evicted:
+            log.get().warning(log.Event.MEMBER_EVICTED, count=members.evicted)
+        self.members = max(1, members.number)
         share = -(-SHARDS // self.members)
         wanted = share - len(self.held)
         taken: frozenset[int] = frozenset()
-        if wanted > 0 and row["free"]:
+        if wanted > 0 and members.free:
             # In any order, so that several who come at once do not all try the same.
-            free = random.sample(row["free"], min(wanted, len(row["free"])))
+            free = random.sample(members.free, min(wanted, len(members.free)))
             taken = frozenset(record["shard"] for record in await self._connection.fetch(db.query("take_shards"), free))
             self.held |= taken
         surplus = frozenset(sorted(self.held)[share:])

@@ -19,17 +19,19 @@ from bisd.clock import Clock
 from bisd.delivery.arrival import Arrival, Arrivals, Cadence
 from bisd.delivery.lane import BEGINNING, END
 from bisd.errors import KeyUnreadableError
-from bisd.fleet import Fleet, mask
+from bisd.fleet import UNREAD, Fleet, mask
 from bisd.health import Report
 from bisd.keyring import Keyring
 from bisd.lanes import Lanes
-from bisd.model import SHARDS, Delivery, Standing, Webhook
+from bisd.model import SHARDS, Delivery, Members, Standing, Webhook
 
-_TEND_EVERY = 2.0
+# A little less than two sweeps, so that it is every second one that counts.
+_TEND_EVERY = 1.9
 # After a look, so many times what it took.
 _REST = 3.0
 _BEAT_EVERY = 30.0
 _REFILL_ROWS = 1000
+_OPEN_AT_ONCE = 500
 _CHANNEL = "bisd"
 _STANDING = len(Standing._fields)
 
@@ -126,12 +128,10 @@ class Session:
             self._log.warning(log.Event.RESTAMPED, count=restamped)
         await self._arrival.begin()
         await self._fleet.join()
-        await self._tend()
+        await self._look()
 
     async def run(self) -> None:
         while True:
-            if monotonic() >= self._tend_at:
-                await self._tend()
             if monotonic() >= self._look_at:
                 await self._look()
             await self._refill()
@@ -148,17 +148,16 @@ class Session:
     async def _pause(self) -> None:
         """Until the bell, a hungry lane, or the next look."""
         try:
-            async with asyncio.timeout(max(0.0, min(self._look_at, self._tend_at) - monotonic())):
+            async with asyncio.timeout(max(0.0, self._look_at - monotonic())):
                 await self._stir.wait()
         except TimeoutError:
             pass
         self._stir.clear()
 
-    async def _tend(self) -> None:
+    async def _tend(self, members: Members) -> None:
         """Takes and opens shards up to our share; closes what is beyond it, and lets it go when nothing is busy there."""
-        self._tend_at = monotonic() + _TEND_EVERY
         await self._beat()
-        tending = await self._fleet.tend()
+        tending = await self._fleet.tend(members)
         await self._open_shards((self._fleet.held - tending.surplus) - self._open)
         self._open = self._fleet.held - tending.surplus
         for report in self._lanes.untold(tending.surplus):
@@ -179,20 +178,25 @@ class Session:
                 self._log.warning(log.Event.SILENCE, seconds=round(silence))
 
     async def _open_shards(self, shards: Iterable[int]) -> None:
-        """Lanes for what these shards owe. From here on a webhook without a lane owes nothing but what arrives."""
+        """Lanes for what these shards owe. From here on a webhook without a lane owes nothing but what arrives. The first
+        of many need not wait for the last."""
         if shards:
-            rows = await self._connection.fetch(db.query("owing"), mask(shards))
-            for webhook in await self._webhooks([row["webhook_id"] for row in rows]):
-                self._lanes.put(webhook, BEGINNING)
+            owing = [row["webhook_id"] for row in await self._connection.fetch(db.query("owing"), mask(shards))]
+            for ids in (owing[at : at + _OPEN_AT_ONCE] for at in range(0, len(owing), _OPEN_AT_ONCE)):
+                for webhook in await self._webhooks(ids):
+                    self._lanes.put(webhook, BEGINNING)
+                await self._refill()
+                self._wake()
             await self._test_owed(mask(shards))
 
     async def _look(self) -> None:
         """And says when to look again. A bell that was heard meanwhile asks for another look, because the snapshot of this one
-        may be older; but looking shall not take more than a part of anybody's time, however much it rings."""
+        may be older; but looking shall not take more than a part of anybody's time, however much it rings. Now and then it
+        counts the fleet too."""
         self._rung = False
         began = monotonic()
         self._lanes.begin_read()
-        arrivals = await self._arrival.look(mask(self._open))
+        arrivals = await self._arrival.look(mask(self._open), UNREAD if began >= self._tend_at else None)
         now = monotonic()
         self._rested_at = now + _REST * (now - began)
         self._look_at = self._rested_at if self._rung else now + self._cadence.wait(self._arrival.snapshot, now)
@@ -203,6 +207,9 @@ class Session:
             await self._test_owed(mask(self._open))
         for webhook_id, due_at in arrivals.overflowed.items():
             self._lanes.reread(webhook_id, due_at)
+        if arrivals.members is not None:
+            self._tend_at = began + _TEND_EVERY
+            await self._tend(arrivals.members)
 
     async def _open_lanes(self, arrivals: Arrivals) -> None:
         """Lanes for webhooks that have none yet, and news for those that were changed."""

@@ -18,6 +18,15 @@ def shard_of(webhook_id: int) -> int:
     return webhook_id % SHARDS
 
 
+class Members(NamedTuple):
+    """The fleet, as bisd.members counts it: how many daemons, the shards that nobody holds, and how many members were ended
+    just now because they take no answer."""
+
+    number: int
+    free: list[int]
+    evicted: int
+
+
 class Standing(NamedTuple):
     """How a webhook is doing, as its row says: the first failure since its last success, how many there were since, at how many
     percent of the way to its deactivation the owner was warned; and if it is parked, when it is probed next, and how many

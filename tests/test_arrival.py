@@ -193,7 +193,7 @@ async def test_plans_do_not_depend_on_statistics(analyzed: bool, shop: Shop, con
     tests = {await shop.connection.fetchval("select bisd.send_test(1)") for _ in range(2)}
     if analyzed:
         await connection.execute("analyze bisd.delivery, bisd.event, bisd.webhook")
-    look = await _plan(connection, "look", arrival.snapshot.text, ALL_SHARDS, 1000, 1 << 20)
+    look = await _plan(connection, "look", arrival.snapshot.text, ALL_SHARDS, 1000, 1 << 20, None)
     assert "Seq Scan" not in look
     assert look.count("using delivery_arrival") == 2
     overflow = await _plan(connection, "overflow", arrival.snapshot.text, ALL_SHARDS)
@@ -271,7 +271,7 @@ async def test_a_transaction_left_open_costs_the_look_nothing(shop: Shop, connec
     arrival = await _arrival(connection)
     await shop.notify(2)
     rows = await connection.fetch(
-        "explain (analyze, buffers, costs off) " + db.query("look"), arrival.snapshot.text, ALL_SHARDS, 1000, 1 << 20
+        "explain (analyze, buffers, costs off) " + db.query("look"), arrival.snapshot.text, ALL_SHARDS, 1000, 1 << 20, None
     )
     # 10,000 dead entries lie on some 130 pages; what has just arrived lies on a few.
     assert _pages_touched([row[0] for row in rows]) < 40

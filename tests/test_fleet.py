@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -14,7 +15,8 @@ import trustme
 from aiohttp import web
 
 from bisd import db
-from bisd.fleet import Fleet, mask
+from bisd.delivery.arrival import Arrival
+from bisd.fleet import UNREAD, Fleet, Tending, mask
 from tests.support.daemon import Process, configure, running
 from tests.support.link import Link
 from tests.support.postgres import Server
@@ -24,40 +26,53 @@ from tests.support.shop import Shop, eventually
 Connect = Callable[[], Awaitable[db.Connection]]
 
 
+@dataclass
+class Member:
+    """A daemon, as far as the fleet is concerned."""
+
+    fleet: Fleet
+    arrival: Arrival
+
+    async def tend(self, unread: timedelta = UNREAD) -> Tending:
+        arrivals = await self.arrival.look(0, unread)
+        assert arrivals.members is not None
+        return await self.fleet.tend(arrivals.members)
+
+
 @pytest.fixture
-async def member(dsn: str) -> AsyncIterator[Callable[[], asyncio.Future[Fleet]]]:
+async def member(dsn: str) -> AsyncIterator[Callable[[], asyncio.Future[Member]]]:
     """Makes members of the fleet, each on a session of its own."""
     connections: list[db.Connection] = []
 
-    async def make() -> Fleet:
+    async def make() -> Member:
         connection = await db.connect(dsn, daemon=True)
         connections.append(connection)
-        fleet = Fleet(connection)
-        await fleet.join()
-        return fleet
+        member = Member(Fleet(connection), Arrival(connection, lambda *_: None))
+        await member.fleet.join()
+        return member
 
     yield make
     for connection in connections:
         await connection.close()
 
 
-async def test_one_holds_all_two_share(member: Callable[[], asyncio.Future[Fleet]]) -> None:
+async def test_one_holds_all_two_share(member: Callable[[], asyncio.Future[Member]]) -> None:
     """One daemon holds all 64; a second one takes its half as the first lets it go; a third brings them to thirds."""
     first = await member()
     await first.tend()
-    assert first.held == frozenset(range(64))
+    assert first.fleet.held == frozenset(range(64))
     second = await member()
     assert (await second.tend()).taken == frozenset()
     surplus = (await first.tend()).surplus
     assert len(surplus) == 32
-    await first.release(surplus)
+    await first.fleet.release(surplus)
     await second.tend()
-    assert (first.held | second.held, first.held & second.held) == (frozenset(range(64)), frozenset())
+    assert (first.fleet.held | second.fleet.held, first.fleet.held & second.fleet.held) == (frozenset(range(64)), frozenset())
     third = await member()
-    for fleet in (first, second):
-        await fleet.release((await fleet.tend()).surplus)
+    for one in (first, second):
+        await one.fleet.release((await one.tend()).surplus)
     await third.tend()
-    assert [len(fleet.held) for fleet in (first, second, third)] == [22, 22, 20]
+    assert [len(one.fleet.held) for one in (first, second, third)] == [22, 22, 20]
 
 
 @pytest.mark.parametrize("shards", [[], [0], [63], [0, 63], list(range(64)), [1, 5, 62]])
@@ -68,7 +83,7 @@ def test_mask_is_a_signed_64_bit_number(shards: list[int]) -> None:
     assert [shard for shard in range(64) if bits >> shard & 1] == shards
 
 
-async def test_a_member_that_stops_reading_is_ended(member: Callable[[], asyncio.Future[Fleet]], connect: Connect) -> None:
+async def test_a_member_that_stops_reading_is_ended(member: Callable[[], asyncio.Future[Member]], connect: Connect) -> None:
     """A member that is stuck in the middle of an answer is a member no longer, however patient the server is; while it may yet
     read on it stays, and so does one that is idle."""
     watcher, stuck, shop = await member(), await connect(), await connect()
@@ -79,16 +94,16 @@ async def test_a_member_that_stops_reading_is_ended(member: Callable[[], asyncio
     stuck._transport.pause_reading()  # type: ignore[attr-defined]
     await eventually(lambda: _writes(shop, stuck.get_server_pid()))
     await watcher.tend(timedelta(hours=1))
-    assert watcher.members == 3
+    assert watcher.fleet.members == 3
     await watcher.tend(timedelta(0))
     await eventually(lambda: _members(watcher, 2))
     stuck.terminate()
     assert isinstance((await asyncio.gather(asking, return_exceptions=True))[0], db.TRANSIENT)
 
 
-async def _members(fleet: Fleet, number: int) -> bool:
-    await fleet.tend()
-    return fleet.members == number
+async def _members(member: Member, number: int) -> bool:
+    await member.tend()
+    return member.fleet.members == number
 
 
 async def _writes(connection: db.Connection, pid: int) -> bool:

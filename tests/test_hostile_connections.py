@@ -9,7 +9,7 @@ import pytest
 
 from bisd.delivery.post import Post
 from bisd.model import Answer, Code, NoResponse, Response
-from tests.support.client import bounded, client, connections, measured, message, told
+from tests.support.client import at_best, bounded, client, connections, measured, message, told
 from tests.support.hostile import Hostile
 from tests.support.shop import eventually
 
@@ -47,11 +47,15 @@ async def test_a_good_connection_is_used_again(port: str, hostile: Hostile) -> N
 async def test_stale_connection_costs_one_resend(path: str, port: str, hostile: Hostile) -> None:
     """It ends just as our request comes, without an octet of an answer: the same octets go out once more, on a new connection,
     at once, and the attempt says so."""
-    async with client(hostile) as post, measured() as cost:
-        answers, requests = await twice(post, hostile, path, port)
-    assert ([200, 200], [False, True], 3) == (list(map(told, answers)), list(map(resent, answers)), len(requests))
-    assert len(set(requests)) == 1
-    assert [] == bounded(cost, 0.0)  # no waiting
+
+    async def go() -> tuple[None, list[str]]:
+        async with client(hostile) as post, measured() as cost:
+            answers, requests = await twice(post, hostile, path, port)
+        assert ([200, 200], [False, True], 3) == (list(map(told, answers)), list(map(resent, answers)), len(requests))
+        assert len(set(requests)) == 1
+        return None, bounded(cost, 0.0)  # no waiting
+
+    assert (None, []) == await at_best(go)
 
 
 @PORTS
@@ -90,10 +94,14 @@ async def test_silence_on_a_kept_connection_is_a_timeout_and_no_resend(port: str
 
 async def test_resend_has_what_time_is_left(hostile: Hostile) -> None:
     """The timeout covers both requests: it is not begun again."""
-    async with client(hostile) as post, measured() as cost:
-        answers, requests = await twice(post, hostile, "/closes_then_hangs", "plain")
-    assert ([200, Code.TIMEOUT], [False, True], 3) == (list(map(told, answers)), list(map(resent, answers)), len(requests))
-    assert [] == bounded(cost)
+
+    async def go() -> tuple[None, list[str]]:
+        async with client(hostile) as post, measured() as cost:
+            answers, requests = await twice(post, hostile, "/closes_then_hangs", "plain")
+        assert ([200, Code.TIMEOUT], [False, True], 3) == (list(map(told, answers)), list(map(resent, answers)), len(requests))
+        return None, bounded(cost)
+
+    assert (None, []) == await at_best(go)
 
 
 @PORTS

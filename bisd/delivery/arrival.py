@@ -8,16 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from bisd import db
 from bisd.clock import ticks
-from bisd.model import Delivery
+from bisd.model import Delivery, Members
 
 _SWEEP = 1.0
 _SOON = 0.002
 _LINGER = 0.060
+# The columns of look.sql before those of a delivery.
+_DELIVERY = 6
 
 
 class Snapshot(NamedTuple):
@@ -36,12 +38,14 @@ class Snapshot(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Arrivals:
     """What one look found. `overflowed`: more than it reads at once arrived, since these due times, for these webhooks; then
-    `deliveries` and `tests` are empty, and the lanes read their table again from there."""
+    `deliveries` and `tests` are empty, and the lanes read their table again from there. `members`: if they were to be
+    counted."""
 
     deliveries: list[Delivery]
     tests: list[Delivery]
     changed: list[int]
     overflowed: dict[int, datetime]
+    members: Members | None = None
 
 
 class Arrival:
@@ -65,26 +69,29 @@ class Arrival:
         self._hear(row["looked_at"], asked_at)
         self.snapshot = Snapshot.parse(row["snapshot"])
 
-    async def look(self, shards: int) -> Arrivals:
+    async def look(self, shards: int, unread: timedelta | None = None) -> Arrivals:
+        """`unread`: the fleet is counted as well, and members are ended that have taken no answer for so long."""
         asked_at = ticks()
-        rows = await self._connection.fetch(db.query("look"), self.snapshot.text, shards, self._most, self._most_octets)
+        arguments = (self.snapshot.text, shards, self._most, self._most_octets, unread)
+        rows = await self._connection.fetch(db.query("look"), *arguments)
         first = rows[0]
         self._hear(first["looked_at"], asked_at)
-        deliveries = [Delivery(*row[3:]) for row in rows if row[3] is not None]
+        members = None if unread is None else Members(first["members"], first["free"], first["evicted"])
+        deliveries = [Delivery(*row[_DELIVERY:]) for row in rows if row[_DELIVERY] is not None]
         if len(deliveries) >= self._most or sum(one.size for one in deliveries) >= self._most_octets:
-            return await self._overflow(shards)
+            return await self._overflow(shards, members)
         self.snapshot = Snapshot.parse(first["snapshot"])
         tests = [delivery for delivery in deliveries if delivery.test]
         if tests:
             deliveries = [delivery for delivery in deliveries if not delivery.test]
-        return Arrivals(deliveries, tests, first["changed"], {})
+        return Arrivals(deliveries, tests, first["changed"], {}, members)
 
-    async def _overflow(self, shards: int) -> Arrivals:
+    async def _overflow(self, shards: int, members: Members | None) -> Arrivals:
         """Asks again from the same snapshot: what came between the two statements is in the second one's answer."""
         rows = await self._connection.fetch(db.query("overflow"), self.snapshot.text, shards)
         self.snapshot = Snapshot.parse(rows[0]["snapshot"])
         earliest = {row["webhook_id"]: row["due_at"] for row in rows if row["webhook_id"] is not None}
-        return Arrivals([], [], rows[0]["changed"], earliest)
+        return Arrivals([], [], rows[0]["changed"], earliest, members)
 
 
 class Cadence:

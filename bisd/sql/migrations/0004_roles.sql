@@ -47,7 +47,7 @@ begin
         grant update, delete on bisd.delivery to bisd_daemon;
         grant insert on bisd.attempt to bisd_daemon;
         grant execute on function bisd.make_partitions(integer), bisd.drop_partitions(text, timestamptz), bisd.restamp(),
-            bisd.forget_webhooks(timestamptz), bisd.beat(), bisd.owing(), bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz),
+            bisd.forget_webhooks(timestamptz), bisd.beat(), bisd.members(interval), bisd.owing(), bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz),
             bisd.report(bigint, timestamptz, integer, integer, timestamptz, timestamptz, integer, text, text) to bisd_daemon;
     end if;
 end $$;

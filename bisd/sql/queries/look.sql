@@ -1,7 +1,8 @@
 -- What has arrived since the last look, and the snapshot that the next look goes by, read under one snapshot.
 -- $1 the last look's snapshot, as text; $2 our shards, bit n for shard n; $3 how many deliveries at most, and $4 how many
--- octets of bodies, about. One row per delivery; without one, a single row in which everything from webhook_id on is null. As
--- many deliveries as $3, or octets as $4: there may be more, ask overflow.sql.
+-- octets of bodies, about; $5 null, or how long a member may take no answer: then the fleet is counted too (members, free, evicted, as
+-- in bisd.members). One row per delivery; without one, a single row in which everything from webhook_id on is null. As many
+-- deliveries as $3, or octets as $4: there may be more, ask overflow.sql.
 --
 -- A delivery whose event is gone has an empty body, which no JSON is.
 --
@@ -20,8 +21,10 @@ select
         ) w
         where ($2::bigint >> (w.id & 63)::integer) & 1 = 1
     ) as changed,
+    fleet.members, fleet.free, fleet.evicted,
     arrived.*
 from (values (1)) as one
+left join lateral (select * from bisd.members($5::interval) where $5::interval is not null) fleet on true
 left join lateral (
     select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
            coalesce(e.topic, '') as topic,
