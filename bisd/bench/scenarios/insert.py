@@ -18,7 +18,7 @@ _SELDOM = 0.001
 _WRITERS = (1, 8)
 _CASES = {
     "bare": "bare table",
-    "naive": "a NOTIFY for each row, and a listener",
+    "naive": "triggers with a naive NOTIFY, and a listener",
     "no_bell": "triggers without a bell",
     "bell": "triggers, and a daemon looking",
 }
@@ -26,20 +26,22 @@ _CASES = {
 
 async def insert(rig: Rig) -> list[Row]:
     """How many notifications a second 1 and 8 writers insert, each a process that commits one at a time, for 5 seconds: into
-    the table without triggers; with a naive NOTIFY for every row and somebody listening; with bisd's triggers, each row owed
-    to a webhook, but no bell; and with everything, a daemon looking that may send none of it. Turn and turn about, there and
-    back."""
+    the table without triggers; with bisd's triggers, each row owed to a webhook, but with a naive bell, a NOTIFY of every
+    transaction, and somebody listening; with no bell; and with everything, a daemon looking that may send none of it. Turn
+    and turn about, there and back."""
     rounds: dict[tuple[int, str], list[Figures]] = {(writers, case): [] for writers in _WRITERS for case in _CASES}
-    async with rig.base(1) as silent, rig.base(1) as ringing:
-        for base in (silent, ringing):
+    async with rig.base(1) as silent, rig.base(1) as naive, rig.base(1) as ringing:
+        for base in (silent, naive, ringing):
             await base.subscribe(rig.receivers.at_once("http"), 1, 1, _SELDOM)
             await base.connection.execute(db.query("bench_tables"))
         await silent.connection.execute(db.query("bench_silence"))
+        await naive.connection.execute(db.query("bench_naive"))
+        bases = {"bare": silent, "naive": naive, "no_bell": silent, "bell": ringing}
         for turn in rig.turns("insert"):
             for writers in _WRITERS:
                 for case in _CASES if turn % 2 else reversed(_CASES):
                     rig.tell(f"insert, {writers} writers, {_CASES[case]}, round {turn} of {rig.rounds}")
-                    figures = await _insert(rig, ringing if case == "bell" else silent, writers, case)
+                    figures = await _insert(rig, bases[case], writers, case)
                     rounds[writers, case].append(figures)
                 _compare({case: rounds[writers, case][-1] for case in _CASES})
     return [
@@ -61,7 +63,8 @@ async def _insert(rig: Rig, base: Base, writers: int, case: str) -> Figures:
         running = await stack.enter_async_context(rig.daemons(base)) if case == "bell" else []
         if case == "naive":
             await stack.enter_async_context(_listening(base))
-        question = json.dumps({"dsn": base.dsn, "statement": _statement(case), "seconds": rig.seconds(5, 0.1)})
+        statement = db.query("bench_insert_bare" if case == "bare" else "bench_insert")
+        question = json.dumps({"dsn": base.dsn, "statement": statement, "seconds": rig.seconds(5, 0.1)})
         processes = [await stack.enter_async_context(helper("bisd.bench.writer", question)) for _ in range(writers)]
         for process in processes:
             await answered(process)
@@ -70,7 +73,7 @@ async def _insert(rig: Rig, base: Base, writers: int, case: str) -> Figures:
         made = [json.loads(await answered(process)) for process in processes]
         after = await measures.usage(base, running)
         count = sum(number for number, _ in made)
-        if case in ("no_bell", "bell"):
+        if case != "bare":
             await _check(base, count + writers)
     each = after.each(before, count)
     return {
@@ -80,16 +83,6 @@ async def _insert(rig: Rig, base: Base, writers: int, case: str) -> Figures:
         "cpu": each["cpu"] if running else None,
         "statements": each["statements"] if running else None,
     }
-
-
-def _statement(case: str) -> str:
-    match case:
-        case "bare":
-            return db.query("bench_insert_bare")
-        case "naive":
-            return db.query("bench_insert_naive")
-        case _:
-            return db.query("bench_insert")
 
 
 async def _check(base: Base, inserted: int) -> None:
@@ -103,7 +96,7 @@ async def _check(base: Base, inserted: int) -> None:
 async def _listening(base: Base) -> AsyncIterator[None]:
     connection = await db.connect(base.dsn)
     try:
-        await connection.add_listener("bench", lambda *_: None)
+        await connection.add_listener("bisd", lambda *_: None)
         yield
     finally:
         connection.terminate()

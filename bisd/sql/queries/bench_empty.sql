@@ -1,2 +1,2 @@
 -- Bench: every run begins with empty tables.
-truncate bench.bare, bench.naive, bisd.notification, bisd.event, bisd.delivery, bisd.attempt
+truncate bench.bare, bisd.notification, bisd.event, bisd.delivery, bisd.attempt
