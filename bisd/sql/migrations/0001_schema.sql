@@ -119,6 +119,8 @@ create table bisd.webhook (
     url text not null check (bisd.url_fault(url) is null),
     description text not null default '' check (length(description) <= 200),
     enabled boolean not null default false,
+    -- Switched on, and the account's plan has webhooks; kept so by triggers, so that fan-out has one table to read.
+    live boolean not null default false check (enabled or not live),
     max_in_flight integer check (max_in_flight between 1 and 10000),
     -- POSTs per second at most.
     rate double precision check (rate between 0.001 and 100000),
@@ -153,7 +155,7 @@ create table bisd.webhook (
     check (failing_since is not null or (failures = 0 and warned = 0 and next_probe_at is null and deactivates_at is null))
 );
 
-create index webhook_fan_out on bisd.webhook (account_id, topic) include (id, filter) where enabled;
+create index webhook_fan_out on bisd.webhook (account_id, topic) include (id, filter) where live;
 create index webhook_account on bisd.webhook (account_id, id);
 create index webhook_arrival on bisd.webhook (txid);
 

@@ -42,8 +42,7 @@ exception when others then
     return false;
 end $$;
 
--- Fan-out: one delivery for each webhook that is switched on, of the event's account and topic, if the plan has webhooks and
--- its filter lets the event pass.
+-- Fan-out: one delivery for each webhook of the event's account and topic that is live and whose filter lets the event pass.
 -- A session plans this once, by the size of its first statement: webhooks are always found by index, so that a bulk insert
 -- does not leave a plan behind that reads all of them for every single row.
 create function bisd.fan_out() returns trigger
@@ -53,9 +52,7 @@ begin
     insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes)
     select w.id, e.id, e.created_at, octet_length(e.body::text)
     from new_events e
-    join bisd.webhook w on w.account_id = e.account_id and w.topic = e.topic and w.enabled
-    join bisd.account a on a.id = w.account_id
-    join bisd.plan p on p.name = a.plan and p.webhooks
+    join bisd.webhook w on w.account_id = e.account_id and w.topic = e.topic and w.live
     where not e.test and w.id is distinct from e.webhook_id and (w.filter is null or bisd.passes(e.body, w.filter));
     if found then
         perform bisd.ring();
@@ -67,6 +64,31 @@ create trigger fan_out after insert on bisd.event
     referencing new table as new_events
     for each statement execute function bisd.fan_out();
 
+-- Whether an account's plan has webhooks: so it stays until the transaction ends. Plans that change wait for whoever asks (the
+-- advisory lock), changes of the account's plan too (its row).
+create function bisd.keep_plan(account_id bigint) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    perform pg_advisory_xact_lock_shared(1651143529, 0);
+    perform from bisd.account a where a.id = keep_plan.account_id for share;
+    return coalesce((select p.webhooks from bisd.account a join bisd.plan p on p.name = a.plan where a.id = keep_plan.account_id), false);
+end $$;
+
+-- A webhook is switched on or off, and live or not with that.
+create function bisd.enliven_webhook() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    if new.enabled then
+        new.live := bisd.keep_plan(new.account_id);
+    else
+        new.live := false;
+    end if;
+    return new;
+end $$;
+
+create trigger enliven before insert or update of account_id, enabled on bisd.webhook
+    for each row execute function bisd.enliven_webhook();
+
 -- What a daemon must know of a webhook has changed: the row is stamped, so that it arrives, and the bell rings.
 create function bisd.stamp_webhook() returns trigger
 language plpgsql as $$
@@ -76,7 +98,7 @@ begin
 end $$;
 
 create trigger stamp
-    before update of account_id, url, enabled, max_in_flight, rate, ordered, headers, resumed_at on bisd.webhook
+    before update of account_id, url, enabled, live, max_in_flight, rate, ordered, headers, resumed_at on bisd.webhook
     for each row execute function bisd.stamp_webhook();
 
 create function bisd.webhooks_changed() returns trigger
@@ -87,7 +109,7 @@ begin
 end $$;
 
 create trigger changed
-    after insert or update of account_id, url, enabled, max_in_flight, rate, ordered, headers, resumed_at on bisd.webhook
+    after insert or update of account_id, url, enabled, live, max_in_flight, rate, ordered, headers, resumed_at on bisd.webhook
     for each statement execute function bisd.webhooks_changed();
 
 -- A webhook is removed by bisd.remove_webhook, which cancels what it is owed and keeps its history; its row goes with that.
@@ -121,7 +143,9 @@ begin
              from bisd.plan has, bisd.plan had where has.name = new.plan and had.name = old.plan) then
         perform bisd.resume_account(new.id);
     end if;
-    update bisd.webhook set account_id = account_id where account_id = new.id;
+    update bisd.webhook w
+    set live = w.enabled and (select p.webhooks from bisd.plan p where p.name = new.plan)
+    where w.account_id = new.id;
     return null;
 end $$;
 
@@ -134,7 +158,7 @@ begin
     if new.webhooks and not old.webhooks then
         perform bisd.resume_account(a.id) from bisd.account a where a.plan = new.name;
     end if;
-    update bisd.webhook w set account_id = w.account_id
+    update bisd.webhook w set live = w.enabled and new.webhooks
     from bisd.account a
     where a.id = w.account_id and a.plan = new.name;
     return null;
@@ -142,6 +166,25 @@ end $$;
 
 create trigger changed after update of webhooks on bisd.plan
     for each row execute function bisd.plan_changed();
+
+-- Before any row is locked: nobody else changes a plan until the transaction ends, nor, while one is changed, an account, whose
+-- webhooks the two would lock in different orders.
+create function bisd.lock_plans() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+    if tg_relid = 'bisd.plan'::regclass then
+        perform pg_advisory_xact_lock(1651143529, 0);
+    else
+        perform pg_advisory_xact_lock_shared(1651143529, 0);
+    end if;
+    return null;
+end $$;
+
+create trigger lock before update of webhooks on bisd.plan
+    for each statement execute function bisd.lock_plans();
+
+create trigger lock before update of plan, api_key, previous_api_key, previous_until on bisd.account
+    for each statement execute function bisd.lock_plans();
 
 -- The reference table: a customer waits for a product.
 create table bisd.notification (
@@ -201,12 +244,11 @@ create function bisd.notification_created() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
     insert into bisd.event (account_id, topic, body)
-    select n.account_id, 'notification/create', bisd.notification_json(n, 'notification/create', n.created_at)
+    select n.account_id, t.topic,
+           bisd.notification_json(n, t.topic, case t.topic when 'notification/create' then n.created_at else n.sent_at end)
     from new_rows n
-    union all
-    select n.account_id, 'notification/sent', bisd.notification_json(n, 'notification/sent', n.sent_at)
-    from new_rows n
-    where n.sent;
+    cross join lateral unnest(case when n.sent then array['notification/create', 'notification/sent']
+                                   else array['notification/create'] end) as t (topic);
     return null;
 end $$;
 
