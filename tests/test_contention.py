@@ -238,7 +238,9 @@ async def test_live_is_what_the_switch_and_the_plan_say(shop: Shop, connect: Con
     by a deadlock, and in the end a webhook is live if it is switched on and its account's plan has webhooks, and no other."""
     for _ in range(2):
         account = await shop.connection.fetchval("select id from bisd.create_account('another', 'medium')")
-        await shop.connection.execute("select bisd.create_webhook($1, 'a', 'https://example.com/') from generate_series(1, 4)", account)
+        await shop.connection.execute(
+            "select bisd.create_webhook($1, 'a', 'https://example.com/') from generate_series(1, 4)", account
+        )
     acts = ["select bisd.enable_webhook($1)", "select bisd.disable_webhook($1)"]
     acts += [f"select bisd.set_plan(1 + $1 % 3, '{plan}')" for plan in ("small", "medium", "large")]
     acts += [f"update bisd.plan set webhooks = {value} where name <> 'small' and $1 > 0" for value in ("true", "false")]
