@@ -37,7 +37,7 @@ OUR_OWN = {
     "enliven_webhook", "fan_out", "filter_fault", "forget_attachment", "forget_faults", "forget_webhooks", "header_fault",
     "insert_events", "is_owed", "keep_plan", "keep_webhook", "lock_plans", "make_partition", "make_partitions", "mark_sent",
     "max_body_bytes", "members", "new_api_key", "no_event", "notification_created", "notification_json", "notification_sent",
-    "owing", "passes", "plan_changed", "record_faults", "report", "require_account", "require_attachable",
+    "owing", "passes", "plan_changed", "record_faults", "refuse_event", "report", "require_account", "require_attachable",
     "require_expression", "require_plan", "require_topic", "require_url", "require_webhook", "reread_webhook", "restamp",
     "resume_account", "ring", "sample", "seal_keys", "stamp_webhook", "url_fault", "utc", "visible_columns", "webhook_state",
     "webhooks_changed",

@@ -176,9 +176,10 @@ create table bisd.event (
     topic bisd.topic not null,
     body json not null,
     created_at bisd.moment not null default now(),
-    -- The webhook that this event is about: a test goes to it alone, what happened to it goes to others.
+    -- The webhook that this event is about: a test goes to it alone, and must have one (fan_out sees to that); what happened to
+    -- it goes to others.
     webhook_id bigint,
-    test boolean not null default false check (webhook_id is not null or not test),
+    test boolean not null default false,
     primary key (id, created_at)
 ) partition by range (created_at);
 
