@@ -16,7 +16,7 @@ from bisd.health import Report
 from bisd.model import Answer, Code, Delivered, Fault, NoResponse, Outcome, Refusal, Response
 
 _BATCH = 500
-_LINGER = 0.020
+_LINGER = 0.040
 _LOCATION = 200
 _PUT_OFF = 1.0
 
