@@ -16,11 +16,18 @@ import pytest
 from bisd import config, db, migrate
 from bisd.errors import SchemaNewerError, SchemaOlderError
 from tests.support.daemon import configure, running
-from tests.support.postgres import Server
+from tests.support.postgres import PROGRAMS, Server
 from tests.support.receiver import Receiver
 from tests.support.shop import SEED_BODY, SEED_ROW, SEED_SENT, Shop, eventually
 
 Connect = Callable[[], Awaitable[db.Connection]]
+
+
+async def test_the_server_is_the_one_that_was_chosen(dsn: str, connect: Connect) -> None:
+    """The tests run against the PostgreSQL whose programs BISD_TEST_POSTGRES names, or the embedded one."""
+    ran = subprocess.run([PROGRAMS / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=True)
+    shown = await (await connect()).fetchval("show server_version")
+    assert ran.stdout.strip().removeprefix("postgres (PostgreSQL) ") == shown
 
 
 async def test_twenty_migrate_at_once(server: Server) -> None:
