@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bisd import __version__
+from tests.support.cli import Run
 
 ROOT = Path(__file__).parent.parent
 LOCK = ROOT / "config" / "requirements.lock"
@@ -138,3 +139,11 @@ def test_the_builder_of_the_tests_is_that_of_a_release() -> None:
     setup.read(ROOT / "setup.cfg", encoding="utf-8")
     backend = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
     assert set() == set(backend) - set(setup["options.extras_require"]["test"].split("\n"))
+
+
+def test_a_daemon_refuses_the_parser_that_is_not_compiled(bisd: Run) -> None:
+    """Where aiohttp has fallen back on its parser in Python, the daemon does not start, and says what to do."""
+    ran = bisd("run", AIOHTTP_NO_EXTENSIONS="1")
+    assert (2, "") == (ran.returncode, ran.stdout)
+    assert "without its compiled parser" in ran.stderr
+    assert "Traceback" not in ran.stderr
