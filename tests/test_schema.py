@@ -65,6 +65,19 @@ async def test_an_older_schema_is_refused(server: Server) -> None:
     await connection.close()
 
 
+async def test_a_migration_does_not_make_others_queue(dsn: str, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody holds what a migration needs, it gives up within seconds, so that nobody waits behind it for longer; once
+    the other has ended, it is applied."""
+    known = [*migrate.known(), migrate.Migration(9000, "wider", "alter table bisd.plan add column wider integer")]
+    monkeypatch.setattr(migrate, "known", lambda: known)
+    holder, migrating = await connect(), await connect()
+    async with holder.transaction():
+        await holder.execute("select from bisd.plan")
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await migrate.migrate(migrating)
+    assert [known[-1]] == await migrate.migrate(migrating)
+
+
 async def test_a_failed_migration_leaves_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each migration is one transaction: the one that fails leaves no trace, those before it stay."""
     connection = await asyncpg.connect(await server.create(migrated=False))
@@ -274,6 +287,34 @@ async def test_the_daemon_s_rights_are_enough(shop: Shop, receiver: Receiver, ca
         await shop.notify()
         await eventually(lambda: _is_off(shop))
     assert [row[0] for row in await shop.statuses()] == ["delivered", "delivered", "held"]
+
+
+async def test_a_daemon_goes_on_when_the_schema_moves_on(
+    shop: Shop, receiver: Receiver, ca_file: Path, dsn: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it runs, a later release's migration adds to every table; it goes on with what comes, retries and settles. Another
+    daemon of its release does not start any more."""
+    tables = ("account", "attempt", "delivery", "event", "notification", "webhook")
+    wider = "; ".join(f"alter table bisd.{table} add column later integer not null default 7" for table in tables)
+    known = migrate.known()
+    await shop.subscribe("notification/create", receiver.url)
+    async with running(configure(ca_file), dsn):
+        await shop.notify()
+        await receiver.received(1)
+        with monkeypatch.context() as later:
+            later.setattr(migrate, "known", lambda: [*known, migrate.Migration(9000, "wider", wider)])
+            await migrate.migrate(await connect())
+        receiver.statuses = [500, 200]
+        await shop.notify()
+        await receiver.received(3)
+        await eventually(lambda: _is_settled(shop))
+        with pytest.raises(SchemaNewerError):
+            await migrate.require_current(await connect())
+    assert [("delivered", 1, 200, None), ("delivered", 2, 200, None)] == await shop.statuses()
+
+
+async def _is_settled(shop: Shop) -> bool:
+    return await shop.owed() == 0
 
 
 async def _is_off(shop: Shop) -> bool:

@@ -102,7 +102,8 @@ def _open_more(in_flight: int) -> None:
 def migrate(config: Config, check: bool) -> None:
     """Brings the schema up to date."""
     dsn = db.resolve_dsn(config.database)
-    applied = asyncio.run(_check(dsn) if check else _migrate(dsn))
+    with told():
+        applied = asyncio.run(_check(dsn) if check else _migrate(dsn))
     for step in applied:
         click.echo(f"applied {step.number:04} {step.name}")
     click.echo("The schema is up to date.", err=True)
