@@ -73,8 +73,9 @@ async def test_a_migration_does_not_make_others_queue(dsn: str, connect: Connect
     holder, migrating = await connect(), await connect()
     async with holder.transaction():
         await holder.execute("select from bisd.plan")
-        with pytest.raises(asyncpg.LockNotAvailableError):
-            await migrate.migrate(migrating)
+        async with asyncio.timeout(20):
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await migrate.migrate(migrating)
     assert [known[-1]] == await migrate.migrate(migrating)
 
 
