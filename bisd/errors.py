@@ -84,6 +84,13 @@ class UrlRefusedError(BisdError):
     exit_code = 2
 
 
+class ParserMissingError(BisdError):
+    """aiohttp would read receivers' answers without its compiled parser, slowly and less strictly: install its wheel, as
+    requirements.lock has it, and leave AIOHTTP_NO_EXTENSIONS unset."""
+
+    exit_code = 2
+
+
 class BenchMissingError(BisdError):
     """The benchmark needs packages that are not installed ({missing}): pip install 'bisd[bench]'."""
 

@@ -35,7 +35,8 @@ async def version(connection: db.Connection) -> int:
 async def migrate(connection: db.Connection) -> list[Migration]:
     """Applies what is missing, and answers it. Any number of processes may try at once: one does it, the others wait.
 
-    Raises SchemaNewerError if the database was migrated by a later bisd.
+    Raises SchemaNewerError if the database was migrated by a later bisd, and asyncpg.LockNotAvailableError if somebody holds
+    for seconds what a migration needs; those before it stay applied.
     """
     await db.require_fit(connection)
     await connection.execute(db.query("lock_migrations"))
@@ -45,6 +46,7 @@ async def migrate(connection: db.Connection) -> list[Migration]:
         missing = [migration for migration in known() if migration.number > found]
         for migration in missing:
             async with connection.transaction():
+                await connection.execute(db.query("migration_patience"))
                 if migration.number == 1:
                     await connection.execute(db.query("create_schema"))
                 await connection.execute(migration.sql)

