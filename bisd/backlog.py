@@ -27,10 +27,16 @@ class Backlog:
     """Asks on a session of its own. A collector of prometheus_client: what it has not been told yet is not a number."""
 
     def __init__(
-        self, connect: Callable[[], Awaitable[db.Connection]], shards: Callable[[], Iterable[int]], ready: asyncio.Event
+        self,
+        connect: Callable[[], Awaitable[db.Connection]],
+        shards: Callable[[], Iterable[int]],
+        ready: asyncio.Event,
+        every: float = _EVERY,
     ) -> None:
+        """`ready` is set when there are shards; from then on it asks, `every` so many seconds."""
         self._connect = connect
         self._ready = ready
+        self._every = every
         self._shards = shards
         self._seen: dict[str, tuple[float, float, float]] = dict.fromkeys(_STATES, (_UNKNOWN,) * 3)
         self._estimate = _UNKNOWN
@@ -48,7 +54,7 @@ class Backlog:
                 if not self._lost:
                     self._lost = True
                     self._log.warning(log.Event.BACKLOG_UNKNOWN, error=type(fault).__name__)
-            await asyncio.sleep(_EVERY)
+            await asyncio.sleep(self._every)
 
     async def _watch(self) -> None:
         connection = await self._connect()
@@ -57,7 +63,7 @@ class Backlog:
                 began = monotonic()
                 await self._ask(connection)
                 self._lost = False
-                await asyncio.sleep(max(_EVERY, _REST * (monotonic() - began)))
+                await asyncio.sleep(max(self._every, _REST * (monotonic() - began)))
         finally:
             connection.terminate()
 

@@ -93,7 +93,7 @@ class Metrics:
         self._reloads = {"ok": 0, "failed": 0}
         self._reloaded = True
         self.registry.register(self)
-        for collector in (_Process, PlatformCollector, GCCollector):
+        for collector in (OwnProcess, PlatformCollector, GCCollector):
             collector(registry=self.registry)
 
     def written(self, outcomes: Sequence[Outcome], fenced: set[tuple[int, int]], seconds: float) -> None:
@@ -220,7 +220,7 @@ class Metrics:
         yield connects
 
 
-class _Process(ProcessCollector):
+class OwnProcess(ProcessCollector):
     """Where /proc shows nothing but processes, prometheus_client finds no time of boot, and tells nothing at all."""
 
     def _boot_time(self) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+from aiohttp import web
 
 from bisd import __version__, admin, db, log, migrate, systemd
 from bisd.address import Address
@@ -78,7 +78,7 @@ class Service:
         asyncio.get_running_loop().set_exception_handler(self._complain)
         _collect_seldom()
         # Who asks whether it is ready is answered from the first moment to the last.
-        async with self._answering() as self.listens_at:
+        async with admin.serving(self._config.http, self.routes()) as self.listens_at:
             await self._deliver()
 
     async def _deliver(self) -> None:
@@ -183,10 +183,9 @@ class Service:
         self.metrics.connected(what, done=True)
         return connection
 
-    def _answering(self) -> AbstractAsyncContextManager[Address | Path | None]:
-        """The HTTP face; whatever has routes is named here."""
-        http = self._config.http
-        return admin.serving(http, operations.routes(self._vitals, self.metrics.registry, guard.token(http)))
+    def routes(self) -> list[web.RouteDef]:
+        """Of the HTTP face: whatever has some is named here. Raises ConfigurationError."""
+        return operations.routes(self._vitals, self.metrics.registry, guard.token(self._config.http))
 
     def _shards(self) -> frozenset[int]:
         return frozenset() if self._intake.fleet is None else self._intake.fleet.held
