@@ -18,7 +18,6 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.utils import floatToGoString
 
 from bisd import __version__
 from bisd.clock import ticks
@@ -49,7 +48,7 @@ class Histogram:
 
     def __init__(self, bounds: Sequence[float], times: float = 1.0) -> None:
         self._bounds = [bound * times for bound in bounds]
-        self._names = [floatToGoString(bound) for bound in bounds]
+        self._names = [str(float(bound)) for bound in bounds]
         self._times = times
         self._below = [0] * len(bounds)
         self._count = 0

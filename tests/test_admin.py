@@ -18,7 +18,7 @@ import psutil
 import pytest
 from aiohttp import web
 
-from bisd import vitals
+from bisd import log, vitals
 from bisd.address import Address
 from bisd.admin import connection, guard
 from bisd.config import Config
@@ -183,6 +183,7 @@ async def test_what_is_strange_is_answered_and_forgotten(
     face: Face, octets: bytes, status: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """By its status; nothing is logged, for a log that anybody can fill tells nothing; and the face goes on."""
+    log.configure("warning", "json")
     assert status == (await face.ask(octets)).status
     assert await is_alive(face)
     assert "internal_fault" not in capsys.readouterr().err
@@ -395,16 +396,17 @@ async def test_a_thousand_connections_leave_the_daemon_alone(face: Face) -> None
 
 
 async def test_a_fault_of_ours_is_told_by_its_status(
-    face: Face, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """500 with the guards of every answer; its text goes neither to who asked nor to the log."""
 
     def fail(*_: object) -> Condition:
         raise ValueError(TOKEN)
 
+    log.configure("warning", "json")
     monkeypatch.setattr("bisd.vitals.Vitals.alive", fail)
-    async with facing() as (_, broken):
-        reply = await broken.get("/healthz")
+    async with facing() as (_, face):
+        reply = await face.get("/healthz")
     assert (500, b"500: Internal Server Error", guard.HEADERS["Server"]) == (reply.status, reply.body, reply.headers["Server"])
     told = capsys.readouterr().err
     assert ("ValueError" in told, TOKEN in told) == (True, False)

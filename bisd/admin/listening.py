@@ -13,7 +13,8 @@ from pathlib import Path
 from bisd.address import Address
 from bisd.errors import ConfigurationError
 
-_BACKLOG = 128
+# Who floods is closed at once, and others need not try again a second later.
+_BACKLOG = 1024
 _PATIENCE = 1.0
 # Its owner and its group may connect: write permission is what counts (unix(7)).
 _MODE = 0o660
