@@ -189,6 +189,15 @@ async def test_what_is_strange_is_answered_and_forgotten(
     assert "internal_fault" not in capsys.readouterr().err
 
 
+async def test_a_target_that_nobody_can_read_is_not_answered(face: Face, capsys: pytest.CaptureFixture[str]) -> None:
+    """The parser takes it, and no host comes of it: the connection is closed at once, and nothing is logged."""
+    log.configure("warning", "json")
+    with pytest.raises(ValueError, match="closed without an answer"):
+        await face.ask(request("http://xn--/healthz", "Host: localhost"))
+    assert await is_alive(face)
+    assert "internal_fault" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("header", "status"),
     [
@@ -393,6 +402,21 @@ async def test_a_thousand_connections_leave_the_daemon_alone(face: Face) -> None
     for _, writer in pairs:
         writer.close()
     await eventually(lambda: is_alive(face))
+
+
+async def test_deliveries_go_on_among_a_thousand_connections(shop: Shop, receiver: Receiver, dsn: str, ca_file: Path) -> None:
+    """That say nothing, and keep whatever they may."""
+    await shop.subscribe("notification/create", receiver.url)
+    async with facing(dsn, configure(ca_file)) as (_, face):
+        await eventually(lambda: is_ready(face))
+        opened = await asyncio.gather(*(face.connect() for _ in range(1000)), return_exceptions=True)
+        began = monotonic()
+        await shop.notify(50)
+        await receiver.received(50)
+        assert monotonic() - began < 2.0
+        for one in opened:
+            if not isinstance(one, BaseException):
+                one[1].close()
 
 
 async def test_a_fault_of_ours_is_told_by_its_status(

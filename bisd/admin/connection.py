@@ -46,13 +46,10 @@ class Connection(RequestHandler):
             super().connection_made(transport)
 
     async def start(self) -> None:
-        ended = False
         try:
             await super().start()
-            ended = True
-        finally:
-            if not ended:
-                self._abort()  # aiohttp would leave it open, if what went wrong is of a request that is none
+        except ValueError:  # a target that the parser takes and yarl cannot read: aiohttp would leave the connection open
+            self._abort()
 
     async def finish_response(
         self, request: BaseRequest, resp: web.StreamResponse, start_time: float | None
