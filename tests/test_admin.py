@@ -464,10 +464,17 @@ async def test_without_a_database_it_lives_and_is_not_ready(face: Face) -> None:
     assert ["no database with the schema of this version has answered yet"] == told.json["reasons"]
 
 
-async def test_a_database_that_hangs_is_told_within_seconds(dsn: str, ca_file: Path) -> None:
-    """Every answer comes within a second all the while; and it is ready again when the database is."""
+@pytest.fixture
+async def link(dsn: str) -> AsyncIterator[Link]:
+    """The line to the database, which is whole again when the test ends, however it ends."""
     link = Link(dsn)
     await link.start()
+    yield link
+    await link.stop()
+
+
+async def test_a_database_that_hangs_is_told_within_seconds(link: Link, ca_file: Path) -> None:
+    """Every answer comes within a second all the while; and it is ready again when the database is."""
     async with facing(link.dsn, configure(ca_file)) as (_, face):
         await eventually(lambda: is_ready(face))
         link.freeze()
@@ -481,17 +488,16 @@ async def test_a_database_that_hangs_is_told_within_seconds(dsn: str, ca_file: P
             assert (200, 200) == (alive.status, metrics.status)
             return bool(told.status == 503 and "has not answered for" in told.json["reasons"][0])
 
-        await eventually(is_told)
-        link.thaw()
+        try:
+            await eventually(is_told)
+        finally:
+            link.thaw()
         await eventually(lambda: is_ready(face))
-        assert slowest < 1.0
-    await link.stop()
+    assert slowest < 1.0
 
 
-async def test_a_lost_database_is_no_death(dsn: str, ca_file: Path) -> None:
+async def test_a_lost_database_is_no_death(link: Link, ca_file: Path) -> None:
     """It is gone from one moment to the next: that is told, at once, by a process that lives."""
-    link = Link(dsn)
-    await link.start()
     async with facing(link.dsn, configure(ca_file)) as (_, face):
         await eventually(lambda: is_ready(face))
         await link.stop()
