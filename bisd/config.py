@@ -11,12 +11,13 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
+from bisd.address import Address, parse_listen
 from bisd.errors import ConfigurationError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
@@ -92,12 +93,19 @@ def _proxy_url(text: str) -> str:
     return text
 
 
+def _public_url(text: str) -> str:
+    if not re.fullmatch(r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?", text):
+        raise ValueError('must be a URL without a path, like "https://bisd.example.com"')
+    return text
+
+
 Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
 PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
 Ports = Annotated[tuple[int, int], BeforeValidator(parse_ports)]
 Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_parse_network)]
 File = Annotated[Path, BeforeValidator(_parse_file)]
 KeyFile = Annotated[Path, BeforeValidator(_parse_key_file)]
+Listen = Annotated[Address | Path | None, BeforeValidator(parse_listen)]
 
 
 @dataclass(frozen=True)
@@ -180,11 +188,13 @@ class EgressConfig:
 
 @dataclass(frozen=True)
 class HttpConfig:
-    """This version has no HTTP face yet: `listen` can only be off."""
+    """`listen` None: there is no HTTP face."""
 
     __pydantic_config__ = _STRICT
 
-    listen: Literal["off"] = "off"
+    listen: Listen = field(default_factory=lambda: Address(IPv4Address("127.0.0.1"), 8747))
+    token_file: File | None = None
+    public_url: Annotated[str, Strict(), AfterValidator(_public_url)] | None = None
 
 
 @dataclass(frozen=True)
@@ -325,6 +335,12 @@ def _checked(config: Config) -> Config:
         faults.append("egress.allow_http: plain HTTP does not go through egress.proxy; keep one")
     if config.delivery.max_in_flight_per_webhook > config.delivery.max_in_flight:
         faults.append("delivery.max_in_flight_per_webhook: is more than delivery.max_in_flight")
+    listen = config.http.listen
+    if isinstance(listen, Address) and not listen.host.is_loopback and config.http.token_file is None:
+        says = (
+            f"{listen} can be reached from other machines: name a file with a token in http.token_file, or listen on 127.0.0.1"
+        )
+        faults.append(f"http.listen: {says} or on a unix socket")
     if faults:
         raise ConfigurationError(faults)
     return config

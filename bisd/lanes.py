@@ -11,7 +11,7 @@ been heard for a while get a part at most, and beyond one each a small part: the
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
@@ -36,6 +36,13 @@ class Turn(NamedTuple):
     webhook: Webhook
     delivery: Delivery
     now: datetime
+
+
+class Count(NamedTuple):
+    """Lanes by state, and how many deliveries they hold that are not in flight."""
+
+    lanes: Counter[str]
+    held: int
 
 
 class Lanes:
@@ -75,6 +82,11 @@ class Lanes:
     @property
     def in_flight(self) -> int:
         return sum(lane.in_flight for lane in self._lanes.values())
+
+    def count(self) -> Count:
+        """Looks at every lane: for who asks now and then."""
+        lanes = self._lanes.values()
+        return Count(Counter([lane.state for lane in lanes]), sum(map(len, lanes)))
 
     @property
     def starving(self) -> bool:

@@ -42,6 +42,8 @@ class Event(StrEnum):
     PARTITIONS_DROPPED = "partitions_dropped"  # names
     HOUSEKEEPING_PUT_OFF = "housekeeping_put_off"  # error
     RESTAMPED = "restamped"  # count
+    HTTP_LISTENING = "http_listening"  # address
+    BACKLOG_UNKNOWN = "backlog_unknown"  # error
 
 
 def configure(level: str, form: str) -> None:

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import asyncpg
+from aiohttp import web
 
-from bisd import __version__, db, log, migrate, systemd
+from bisd import __version__, admin, db, log, migrate, systemd
+from bisd.address import Address
+from bisd.admin import guard, operations
+from bisd.backlog import Backlog
 from bisd.clock import Clock
 from bisd.config import Config
 from bisd.delivery.post import Post
@@ -20,7 +27,9 @@ from bisd.housekeeping import Housekeeping
 from bisd.intake import Intake
 from bisd.keyring import Keyring
 from bisd.lanes import Lanes
+from bisd.metrics import Metrics
 from bisd.model import SHARDS, Outcome
+from bisd.vitals import Vitals
 from bisd.worker import Worker, Workers
 
 
@@ -35,8 +44,22 @@ class Service:
         self._lanes = Lanes(delivery.max_in_flight_per_webhook, limits, in_flight=delivery.max_in_flight)
         self._keyring = Keyring(config.keys)
         self._clock = Clock()
-        self._writeback = Writeback(self._connect, self._written)
-        self._intake = Intake(self._connect, self._keyring, self._lanes, self._clock, self._wake, self._writeback.report)
+        self.metrics = Metrics()
+        self._writeback = Writeback(self._opening("writeback"), self._written)
+        self._intake = Intake(
+            self._opening("intake"),
+            self._keyring,
+            self._lanes,
+            self._clock,
+            self._wake,
+            self._writeback.report,
+            self.metrics,
+        )
+        self._backlog = Backlog(self._opening("backlog"), self._shards, self._intake.ready)
+        self._vitals = Vitals(self._lanes, self._intake, self._writeback, self._clock, self.metrics, delivery.max_in_flight)
+        for collector in (self._vitals, self._backlog):
+            self.metrics.registry.register(collector)
+        self.listens_at: Address | Path | None = None
         self._workers: Workers | None = None
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
@@ -50,10 +73,15 @@ class Service:
         self._stop.set()
 
     async def run(self) -> None:
-        """Raises SchemaOlderError, SchemaNewerError or ServerUnfitError where it cannot work."""
+        """Raises ConfigurationError, SchemaOlderError, SchemaNewerError or ServerUnfitError where it cannot work."""
         self._log.info(log.Event.STARTED, version=__version__)
         asyncio.get_running_loop().set_exception_handler(self._complain)
         _collect_seldom()
+        # Who asks whether it is ready is answered from the first moment to the last.
+        async with admin.serving(self._config.http, self.routes()) as self.listens_at:
+            await self._deliver()
+
+    async def _deliver(self) -> None:
         if not await self._start():
             return
         async with Post(self._config.delivery, self._config.egress) as post, asyncio.TaskGroup() as loops:
@@ -62,7 +90,7 @@ class Service:
             self._workers = Workers(
                 worker, self._lanes, self._clock, loops, self._config.delivery.max_in_flight, self._intake.refill
             )
-            housekeeping = Housekeeping(self._connect, self._config.retention, self._keyring)
+            housekeeping = Housekeeping(self._opening("housekeeping"), self._config.retention, self._keyring)
             tasks = [
                 loops.create_task(loop(), name=name)
                 for name, loop in (
@@ -71,8 +99,12 @@ class Service:
                     ("housekeeping", housekeeping.run),
                     ("sealing", housekeeping.seal),
                     ("announce", self._announce),
+                    ("vitals", self._vitals.run),
                 )
             ]
+            if self._config.http.listen is not None:
+                tasks.append(loops.create_task(self._backlog.run(), name="backlog"))
+            self._vitals.begin(self._workers, tasks)
             await self._stop.wait()
             await self._shut_down(self._workers, tasks)
         self._log.info(log.Event.STOPPED)
@@ -98,6 +130,7 @@ class Service:
         then every outcome is written, for it exists nowhere else; and only then the session goes that owns the shards, so
         that nobody sends again what we have just sent."""
         self._log.info(log.Event.STOPPING, in_flight=len(workers))
+        self._vitals.stop()
         systemd.notify("STOPPING=1")
         async with asyncio.TaskGroup() as stopping:
             cutting = stopping.create_task(self._cut_short(workers))
@@ -122,7 +155,7 @@ class Service:
         async for attempt in db.outliving(self._cannot_start):
             with attempt:
                 try:
-                    connection = await self._connect()
+                    connection = await self._connect("start")
                 except ValueError:
                     raise ConfigurationError(["database.dsn: is not a PostgreSQL URL"]) from None
                 except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as fault:
@@ -138,15 +171,33 @@ class Service:
             self._waiting = True
             self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="start")
 
-    async def _connect(self) -> db.Connection:
-        return await db.connect(self._dsn, daemon=True)
+    def _opening(self, what: str) -> Callable[[], Awaitable[db.Connection]]:
+        return partial(self._connect, what)
+
+    async def _connect(self, what: str) -> db.Connection:
+        try:
+            connection = await db.connect(self._dsn, daemon=True)
+        except db.ANY:
+            self.metrics.connected(what, done=False)
+            raise
+        self.metrics.connected(what, done=True)
+        return connection
+
+    def routes(self) -> list[web.RouteDef]:
+        """Of the HTTP face: whatever has some is named here. Raises ConfigurationError."""
+        return operations.routes(self._vitals, self.metrics.registry, guard.token(self._config.http))
+
+    def _shards(self) -> frozenset[int]:
+        return frozenset() if self._intake.fleet is None else self._intake.fleet.held
 
     def _wake(self) -> None:
         if self._workers is not None:
             self._workers.wake()
 
-    def _written(self, outcomes: list[Outcome], fenced: set[tuple[int, int]]) -> None:
-        """What the lanes must know of a batch that is in the database."""
+    def _written(self, outcomes: list[Outcome], fenced: set[tuple[int, int]], seconds: float) -> None:
+        """What the lanes must know of a batch that is in the database, and what is counted of it."""
+        if outcomes:
+            self.metrics.written(outcomes, fenced, seconds)
         for outcome in outcomes:
             delivery = outcome.delivery
             if (delivery.webhook_id, delivery.event_id) in fenced:

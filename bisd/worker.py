@@ -166,6 +166,11 @@ class Workers:
         """How many workers have something in flight."""
         return len(self._tasks) - len(self._idle)
 
+    @property
+    def idle(self) -> int:
+        """How many wait for something to send."""
+        return len(self._idle)
+
     async def _work(self, turn: Turn | None) -> None:
         while turn is not None:
             await self._worker.deliver(turn)

@@ -136,6 +136,9 @@ CASES: dict[str, list[Case]] = {
         Case(100, ("select 7", "select now()", "select 20", "select 50", "select now()", "select 1", "select now()",
                    "select null::text", "select 'status 500'")),
     ],
+    # Every quarter of a minute, where there is an HTTP face: two looks at the first delivery and one at the webhook for each
+    # that owes something, and so many deliveries of each state.
+    "backlog": [Case(10_000 * 20 + 4 * 10_000, (_ALL_SHARDS, "select 10000"))],
     # Once an hour.
     "patience": [Case(1, ("select '600s'",))],
     "make_partitions": [Case(500, ("select 7",))],
@@ -151,7 +154,7 @@ CASES: dict[str, list[Case]] = {
 }  # fmt: skip
 
 
-_DAEMON = ["db", "migrate", "fleet", "intake", "housekeeping", "sealing", "delivery/arrival", "delivery/writeback"]
+_DAEMON = ["db", "migrate", "fleet", "intake", "housekeeping", "sealing", "backlog", "delivery/arrival", "delivery/writeback"]
 _ASKED_BY_OTHERS = ["check", "control", "demo", "insight"]
 # What these modules ask besides, when an operator calls them, not the daemon.
 _NOT_THE_DAEMON = {"lock_migrations", "unlock_migrations", "create_schema", "record_migration", "show_account"}

@@ -25,8 +25,8 @@ from bisd.errors import BisdError, ParserMissingError
 from bisd.receiver import Received, Receiver
 from bisd.service import Service
 
-# The database, names being resolved, connections that are kept open for a moment.
-_OTHER_FILES = 100
+# The database, names being resolved, connections that are kept open for a moment, and those of the HTTP face.
+_OTHER_FILES = 200
 
 
 @click.command()

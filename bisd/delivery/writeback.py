@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import assert_never
 
 import asyncpg
@@ -25,13 +26,13 @@ class Writeback:
     """Collects outcomes and settles them.
 
     `written` is told what is in the database: the outcomes of a batch, and which deliveries (webhook id, event id) of it the
-    fence kept as they were, because another owner has dealt with them.
+    fence kept as they were, because another owner has dealt with them; and how many seconds the statement took.
     """
 
     def __init__(
         self,
         connect: Callable[[], Awaitable[db.Connection]],
-        written: Callable[[list[Outcome], set[tuple[int, int]]], None],
+        written: Callable[[list[Outcome], set[tuple[int, int]], float], None],
     ) -> None:
         self._connect = connect
         self._written = written
@@ -57,6 +58,10 @@ class Writeback:
         self._none.clear()
         self._some.set()
 
+    def __len__(self) -> int:
+        """How many outcomes wait for the next batch."""
+        return len(self._waiting)
+
     async def drained(self) -> None:
         """Waits until every outcome that was added is in the database, and every report has been tried."""
         await self._none.wait()
@@ -77,13 +82,16 @@ class Writeback:
         batch = self._waiting[:_BATCH]
         del self._waiting[:_BATCH]
         rows: list[asyncpg.Record] = []
+        seconds = 0.0
         columns = list(zip(*map(_row, batch), strict=True))
         async for attempt in db.outliving(self._lose):
             with attempt:
                 if self._connection is None:
                     self._connection = await self._connect()
                 if batch:
+                    began = monotonic()
                     rows = await self._connection.fetch(db.query("settle"), *columns)
+                    seconds = monotonic() - began
         self._lost = False
         if self._reports:
             await self._tell()
@@ -93,7 +101,7 @@ class Writeback:
         fenced = {(row["webhook_id"], row["event_id"]) for row in rows}
         if fenced:
             self._log.warning(log.Event.WRITEBACK_FENCED, count=len(fenced))
-        self._written(batch, fenced)
+        self._written(batch, fenced, seconds)
 
     async def _tell(self) -> None:
         """Outcomes are in the database: now what is to be said of webhooks, each for itself, and never so that outcomes would
