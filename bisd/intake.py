@@ -56,8 +56,13 @@ class Intake:
         self._wake = wake
         self._report = report
         self._stir = asyncio.Event()
+        self._turned_at = monotonic()
         self._lost = False
         self._log = log.get()
+
+    def still(self) -> float:
+        """For how many seconds it has done nothing, not even failed."""
+        return monotonic() - self._turned_at
 
     def refill(self) -> None:
         """A lane is hungry: there is no need to wait for the bell."""
@@ -72,7 +77,7 @@ class Intake:
     async def _serve(self) -> None:
         connection = await self._connect()
         try:
-            session = Session(connection, self._keyring, self._lanes, self._clock, self._wake, self._report, self._stir)
+            session = Session(connection, self._keyring, self._lanes, self._clock, self._turn, self._report, self._stir)
             await session.begin()
             if self._lost:
                 self._lost = False
@@ -87,7 +92,12 @@ class Intake:
             self._lanes.close(range(SHARDS))
             connection.terminate()
 
+    def _turn(self) -> None:
+        self._turned_at = monotonic()
+        self._wake()
+
     def _lose(self, fault: BaseException) -> None:
+        self._turned_at = monotonic()
         if not self._lost:
             self._lost = True
             self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="intake")

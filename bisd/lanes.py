@@ -38,6 +38,14 @@ class Turn(NamedTuple):
     now: datetime
 
 
+class Backlog(NamedTuple):
+    """What the daemon knows of what is owed: deliveries in memory, whether the table holds more, and lanes that are parked."""
+
+    known: int
+    more: bool
+    parked: int
+
+
 class Lanes:
     """Those with something to send take turns, one delivery each."""
 
@@ -61,8 +69,7 @@ class Lanes:
         self._lanes: dict[int, Lane] = {}
         self._turns: Turns[Lane] = Turns()
         self._doubted = 0
-        self._most_doubted = max(1, int(in_flight * _DOUBTED))
-        self._most_doubted_twice = int(in_flight * _DOUBTED_TWICE)
+        self._bound(in_flight)
         self._aside: dict[int, Lane] = {}
         self._aside_twice: dict[int, Lane] = {}
         self._timers: list[tuple[datetime, int]] = []
@@ -71,6 +78,30 @@ class Lanes:
         self.outage = Outage()
         self._tests: deque[tuple[Webhook, Delivery]] = deque()
         self._testing: dict[int, int] = {}
+
+    def limit(self, ceiling: int, limits: Limits, in_flight: int) -> None:
+        """The configuration was changed: these hold from now on, for the lanes that exist too."""
+        self._ceiling = ceiling
+        self._limits = limits
+        self._bound(in_flight)
+        for lane in self._lanes.values():
+            lane.limit(ceiling, limits)
+        for aside in (self._aside, self._aside_twice):
+            while aside:  # whom there is still no room for is set aside again when its turn comes
+                self._recall(aside.popitem()[1])
+
+    def _bound(self, in_flight: int) -> None:
+        self._most_doubted = max(1, int(in_flight * _DOUBTED))
+        self._most_doubted_twice = int(in_flight * _DOUBTED_TWICE)
+
+    def backlog(self) -> Backlog:
+        known = parked = 0
+        more = False
+        for lane in self._lanes.values():
+            known += len(lane) + lane.busy
+            parked += lane.parked
+            more = more or lane.horizon < END
+        return Backlog(known, more, parked)
 
     @property
     def in_flight(self) -> int:

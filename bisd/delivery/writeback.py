@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import assert_never
 
 import asyncpg
@@ -40,10 +41,20 @@ class Writeback:
         self._reports: dict[int, Report] = {}
         self._put_off: dict[int, Report] = {}
         self._lost = False
+        self._idle = True
+        self._turned_at = monotonic()
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
         self._log = log.get()
+
+    def __len__(self) -> int:
+        """How many outcomes wait to be written."""
+        return len(self._waiting)
+
+    def still(self) -> float:
+        """For how many seconds it has tried nothing, though something waits."""
+        return 0.0 if self._idle else monotonic() - self._turned_at
 
     def add(self, outcome: Outcome) -> None:
         self._waiting.append(outcome)
@@ -65,7 +76,10 @@ class Writeback:
         """Writes for as long as it is not cancelled; cancel it only when it is drained."""
         try:
             while True:
+                self._idle = True
                 await self._some.wait()
+                self._idle = False
+                self._turned_at = monotonic()
                 if len(self._waiting) < _BATCH:
                     await asyncio.sleep(_LINGER)
                 await self._settle()
@@ -80,6 +94,7 @@ class Writeback:
         columns = list(zip(*map(_row, batch), strict=True))
         async for attempt in db.outliving(self._lose):
             with attempt:
+                self._turned_at = monotonic()
                 if self._connection is None:
                     self._connection = await self._connect()
                 if batch:
@@ -101,6 +116,7 @@ class Writeback:
         reports, self._reports = self._reports, {}
         for webhook_id, report in reports.items():
             told = False
+            self._turned_at = monotonic()
             if self._connection is not None:
                 try:
                     told = await self._connection.fetchval(db.query("report"), *_report(report))
