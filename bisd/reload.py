@@ -83,8 +83,7 @@ class Reload:
         except ConfigurationError as fault:
             self._end(fault.faults)
         except (OSError, ValueError) as fault:
-            # The file of authorities was changed this very moment, or there are no descriptors.
-            self._end([f"egress: the client cannot be made: {type(fault).__name__}"])
+            self._end([f"what it names changed while it was read, or there are no descriptors left: {type(fault).__name__}"])
         else:
             self._follow(config, post)
             self._end([])

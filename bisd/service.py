@@ -96,7 +96,6 @@ class Service:
         tasks = [
             loops.create_task(loop(), name=name)
             for name, loop in (
-                ("reload", partial(self._serve, reload)),
                 ("intake", self._intake.run),
                 ("writeback", self._writeback.run),
                 ("housekeeping", housekeeping.run),
@@ -104,8 +103,10 @@ class Service:
                 ("vigil", vigil.run),
             )
         ]
+        following = loops.create_task(self._follow(reload), name="reload")
         await self._stop.wait()
-        await self._shut_down(workers, reload, tasks)
+        following.cancel()  # no reload may begin now, or say that it has ended
+        await self._shut_down(workers, reload.patience.total_seconds() + 1, tasks)
 
     def _complain(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What the loop has to say that nobody waits for. How a connection ended, with `transport`, its attempt tells."""
@@ -123,13 +124,11 @@ class Service:
             stopped.cancel()
         return not self._stop.is_set()
 
-    async def _shut_down(self, workers: Workers, reload: Reload, tasks: list[asyncio.Task[None]]) -> None:
+    async def _shut_down(self, workers: Workers, patience: float, tasks: list[asyncio.Task[None]]) -> None:
         """The order matters. First nothing new is sent; then what is in flight may end, for as long as an attempt can take;
         then every outcome is written, for it exists nowhere else; and only then the session goes that owns the shards, so
-        that nobody sends again what we have just sent. But before all that no reload may begin, or say that it has ended."""
+        that nobody sends again what we have just sent."""
         self._log.info(log.Event.STOPPING, in_flight=len(workers))
-        tasks[0].cancel()
-        patience = reload.patience.total_seconds() + 1
         systemd.notify(f"STOPPING=1\n{systemd.extension(patience + _WRITING)}")
         async with asyncio.TaskGroup() as stopping:
             cutting = stopping.create_task(self._cut_short(workers))
@@ -145,7 +144,7 @@ class Service:
         await self._cut.wait()
         workers.cut()
 
-    async def _serve(self, reload: Reload) -> None:
+    async def _follow(self, reload: Reload) -> None:
         """Says that it is ready once it is, and only from then on follows its configuration."""
         await self.ready.wait()
         self._log.info(log.Event.READY)

@@ -420,7 +420,7 @@ def test_what_is_a_master_key(write: Write, tmp_path: Path, content: str) -> Non
     ],
 )
 def test_what_is_doubtful(write: Write, text: str, mode: int, expected: list[str]) -> None:
-    """It is allowed, and told by its key: secrets that everybody may read, sessions in the clear, a pooler, what has no effect."""
+    """Allowed, and told by its key: secrets that everybody may read, sessions in the clear, a pooler, what has no effect."""
     path = write(text)
     path.chmod(mode)
     assert expected == doubts(scrutiny.read(path, {}), path)

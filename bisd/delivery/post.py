@@ -17,7 +17,7 @@ from bisd import egress as egress_module
 from bisd.client import Client, Connector, Destination, Notes, TooBig
 from bisd.config import DeliveryConfig, EgressConfig
 from bisd.egress import AddressRefused, Egress, ResolverSilent
-from bisd.errors import UrlRefusedError
+from bisd.errors import ConfigurationError, UrlRefusedError
 from bisd.model import Answer, Code, Fault, Message, NoResponse, Refusal, Response, Timings
 
 # The status decides; what follows it is only kept to be looked at, and gets little time.
@@ -65,7 +65,7 @@ class Post:
         self._resolver: egress_module.GuardedResolver
 
     async def open(self) -> Post:
-        """Raises ValueError if the file of authorities is not what it should be, OSError if there are no descriptors left."""
+        """Raises ConfigurationError for a file of authorities that is none, OSError if there is no descriptor left."""
         # Reading the authorities of the whole web takes long enough for others to notice.
         tls = await asyncio.to_thread(self._tls)
         self._resolver = egress_module.resolver(self._egress, self._patience())
@@ -181,7 +181,10 @@ class Post:
         context.set_ecdh_curve("prime256v1")
         context.load_default_certs()
         if self._ca_file is not None:
-            context.load_verify_locations(cadata=authorities.read(self._ca_file).der)
+            try:
+                context.load_verify_locations(cadata=authorities.read(self._ca_file).der)
+            except ValueError as fault:
+                raise ConfigurationError([f"egress.ca_file: {self._ca_file} {fault}"]) from None
         return context
 
 
