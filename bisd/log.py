@@ -52,19 +52,16 @@ class Event(StrEnum):
 
 
 class _Sink:
-    """A stream that takes lines for as long as somebody reads them: a disk that is full, or a reader that is gone, is no reason
-    to deliver nothing."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    """Standard error, for as long as somebody reads it: a disk that is full, or a reader that is gone, is no reason to deliver
+    nothing."""
 
     def write(self, line: str) -> None:
         with suppress(OSError):
-            self._stream.write(line)
+            sys.stderr.write(line)
 
     def flush(self) -> None:
         with suppress(OSError):
-            self._stream.flush()
+            sys.stderr.flush()
 
 
 def configure(level: str, form: str) -> None:
@@ -80,7 +77,7 @@ def configure(level: str, form: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Sink(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Sink())),
         cache_logger_on_first_use=False,
     )
 
