@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -183,7 +184,7 @@ def load(path: Path | None, environment: Mapping[str, str], examine: Callable[[C
 def secret(path: Path, key: str) -> str:
     """What a `*_file` key names, less one newline at its end. Raises ConfigurationError."""
     try:
-        text = files.read(path).decode("utf-8").removesuffix("\n")
+        text = re.sub(r"\r?\n\Z", "", files.read(path).decode("utf-8"))
     except UnicodeDecodeError:
         raise ConfigurationError([f"{key}: {path} is not text in UTF-8"]) from None
     except ValueError as fault:

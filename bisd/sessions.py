@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import asyncpg
 
@@ -23,7 +24,7 @@ class Sessions:
 
     async def __aenter__(self) -> Sessions:
         self._pool = asyncpg.create_pool(
-            connect=lambda *_, **__: self._connect(),
+            connect=self._open,
             min_size=0,
             max_size=self._size,
             max_inactive_connection_lifetime=_KEPT,
@@ -35,13 +36,16 @@ class Sessions:
     async def __aexit__(self, *_: object) -> None:
         self._pool.terminate()
 
+    async def _open(self, *_: object, **__: object) -> db.Connection:
+        return await self._connect()
+
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[db.Connection]:
         """One session, as it was at its beginning. Raises TimeoutError if none becomes free, and what connecting raises."""
         async with self._pool.acquire(timeout=_PATIENCE) as connection:
             well = False
             try:
-                yield connection
+                yield cast(db.Connection, connection)  # it passes on whatever a connection is asked for
                 well = True
             finally:
                 if not well:  # nobody waits to find out whether it can be used again

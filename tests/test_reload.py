@@ -15,7 +15,7 @@ import pytest
 import trustme
 from aiohttp import web
 
-from bisd import db
+from bisd import db, vigil
 from bisd.config import Config
 from bisd.delivery.lane import END
 from bisd.errors import ConfigurationError
@@ -356,6 +356,7 @@ async def test_a_bad_configuration_changes_nothing(
     authorities = tmp_path / "ca.pem"
     shutil.copy(ca_file, authorities)
     deployment = Deployment(tmp_path / "shop.toml", authorities, dsn)
+    monkeypatch.setattr(vigil, "_TELL_EVERY", 0.5)
     await shop.subscribe("notification/create", receiver.url)
     receiver.statuses = [500] * 3
     with manager(tmp_path) as systemd:

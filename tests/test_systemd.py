@@ -151,6 +151,7 @@ async def test_the_watchdog_does_not_mind_the_database(
     """The database refuses everybody for longer than a loop may stand still (here three seconds), while an outcome is to be
     written: the watchdog hears that all is well, and the status what is waited for. Then all goes on."""
     monkeypatch.setattr(vigil, "_STALLED", 3.0)
+    monkeypatch.setattr(vigil, "_TELL_EVERY", 0.5)
     await shop.subscribe("notification/create", receiver.url)
     away = asyncio.Event()
 
@@ -296,14 +297,18 @@ def test_a_unit_may_do_next_to_nothing(name: str) -> None:
 @needs_systemd
 def test_user_and_directory_are_what_systemd_takes(tmp_path: Path) -> None:
     """systemd-sysusers and systemd-tmpfiles make the user and the directory that the units run with."""
-    run = [["systemd-sysusers", "--root", str(tmp_path), str(UNITS / "bisd.sysusers.conf")],
-           ["systemd-tmpfiles", "--root", str(tmp_path), "--create", str(UNITS / "bisd.tmpfiles.conf")]]  # fmt: skip
-    for command in run:
+    (tmp_path / "etc").mkdir()
+    for kind, *options in (("sysusers",), ("tmpfiles", "--create")):
+        directory = tmp_path / f"usr/lib/{kind}.d"
+        directory.mkdir(parents=True)
+        shutil.copy(UNITS / f"bisd.{kind}.conf", directory / "bisd.conf")
+        command = [f"systemd-{kind}", "--root", str(tmp_path), *options, "bisd.conf"]
         made = subprocess.run(command, capture_output=True, text=True, timeout=30)
-        assert (0, "") == (made.returncode, made.stdout + made.stderr), command
+        assert 0 == made.returncode, made.stderr
     user = (tmp_path / "etc/passwd").read_text().split(":")
+    made_directory = (tmp_path / "etc/bisd").stat()
     assert ("bisd", "/usr/sbin/nologin\n") == (user[0], user[-1])
-    assert (0o750, int(user[3])) == ((tmp_path / "etc/bisd").stat().st_mode & 0o777, (tmp_path / "etc/bisd").stat().st_gid)
+    assert (0o750, int(user[3])) == (made_directory.st_mode & 0o777, made_directory.st_gid)
 
 
 def test_the_units_differ_by_their_names_alone() -> None:

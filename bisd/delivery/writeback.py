@@ -38,6 +38,7 @@ class Writeback:
         self._written = written
         self._connection: db.Connection | None = None
         self._waiting: list[Outcome] = []
+        self._writing = 0
         self._reports: dict[int, Report] = {}
         self._put_off: dict[int, Report] = {}
         self._lost = False
@@ -49,8 +50,8 @@ class Writeback:
         self._log = log.get()
 
     def __len__(self) -> int:
-        """How many outcomes wait to be written."""
-        return len(self._waiting)
+        """How many outcomes are not in the database yet."""
+        return len(self._waiting) + self._writing
 
     def still(self) -> float:
         """For how many seconds it has tried nothing, though something waits."""
@@ -90,6 +91,7 @@ class Writeback:
     async def _settle(self) -> None:
         batch = self._waiting[:_BATCH]
         del self._waiting[:_BATCH]
+        self._writing = len(batch)
         rows: list[asyncpg.Record] = []
         columns = list(zip(*map(_row, batch), strict=True))
         async for attempt in db.outliving(self._lose):
@@ -100,6 +102,7 @@ class Writeback:
                 if batch:
                     rows = await self._connection.fetch(db.query("settle"), *columns)
         self._lost = False
+        self._writing = 0
         if self._reports:
             await self._tell()
         if not self._waiting and not self._reports:
