@@ -38,7 +38,7 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @with_file
     @functools.wraps(command)
-    def wrapped(file: Path | None, **options: object) -> object:
+    def wrapped(file: Path | None, /, **options: object) -> object:
         config = configuration.load(file, os.environ)
         log.configure(config.log.level, config.log.format)
         return command(config, **options)
