@@ -6,13 +6,14 @@ Every daemon asks for its own, so that the sum over all of them is what is owed,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 
 from bisd import db, log
 from bisd.fleet import mask
+from bisd.sessions import Sessions
 
 # Seconds, and so many times what it took to ask.
 _EVERY = 15.0
@@ -24,17 +25,17 @@ _UNKNOWN = float("nan")
 
 
 class Backlog:
-    """Asks on a session of its own. A collector of prometheus_client: what it has not been told yet is not a number."""
+    """A collector of prometheus_client: what it has not been told yet is not a number."""
 
     def __init__(
         self,
-        connect: Callable[[], Awaitable[db.Connection]],
+        sessions: Sessions,
         shards: Callable[[], Iterable[int]],
         ready: asyncio.Event,
         every: float = _EVERY,
     ) -> None:
         """`ready` is set when there are shards; from then on it asks, `every` so many seconds."""
-        self._connect = connect
+        self._sessions = sessions
         self._ready = ready
         self._every = every
         self._shards = shards
@@ -48,24 +49,16 @@ class Backlog:
         """Until cancelled. While nobody answers, what was seen last stands, and grows older."""
         await self._ready.wait()
         while True:
+            began = monotonic()
             try:
-                await self._watch()
+                async with self._sessions.borrow() as connection:
+                    await self._ask(connection)
+                self._lost = False
             except db.ANY as fault:
                 if not self._lost:
                     self._lost = True
                     self._log.warning(log.Event.BACKLOG_UNKNOWN, error=type(fault).__name__)
-            await asyncio.sleep(self._every)
-
-    async def _watch(self) -> None:
-        connection = await self._connect()
-        try:
-            while True:
-                began = monotonic()
-                await self._ask(connection)
-                self._lost = False
-                await asyncio.sleep(max(self._every, _REST * (monotonic() - began)))
-        finally:
-            connection.terminate()
+            await asyncio.sleep(max(self._every, _REST * (monotonic() - began)))
 
     async def _ask(self, connection: db.Connection) -> None:
         rows = await connection.fetch(db.query("backlog"), mask(self._shards()), _COUNTED)

@@ -60,6 +60,7 @@ class Intake:
         self._metrics = metrics
         self._session: Session | None = None
         self._stir = asyncio.Event()
+        self._turned_at = monotonic()
         self._lost = False
         self._log = log.get()
 
@@ -67,6 +68,10 @@ class Intake:
     def fleet(self) -> Fleet | None:
         """How the fleet is, and which part of it is ours; None without a session."""
         return None if self._session is None else self._session.fleet
+
+    def still(self) -> float:
+        """For how many seconds it has done nothing, not even failed."""
+        return monotonic() - self._turned_at
 
     def refill(self) -> None:
         """A lane is hungry: there is no need to wait for the bell."""
@@ -82,7 +87,7 @@ class Intake:
         connection = await self._connect()
         try:
             session = self._session = Session(
-                connection, self._keyring, self._lanes, self._clock, self._wake, self._report, self._stir, self._metrics
+                connection, self._keyring, self._lanes, self._clock, self._turn, self._report, self._stir, self._metrics
             )
             await session.begin()
             if self._lost:
@@ -99,7 +104,12 @@ class Intake:
             self._lanes.close(range(SHARDS))
             connection.terminate()
 
+    def _turn(self) -> None:
+        self._turned_at = monotonic()
+        self._wake()
+
     def _lose(self, fault: BaseException) -> None:
+        self._turned_at = monotonic()
         if not self._lost:
             self._lost = True
             self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="intake")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from itertools import compress
 from operator import attrgetter, eq, itemgetter, sub
-from time import monotonic, time
+from time import time
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -38,7 +38,7 @@ _ATTEMPTS = (
     *((code.value, "none") for code in Code if code not in (Code.REDIRECT, Code.STATUS)),
 )
 # Who opens sessions.
-_SESSIONS = ("start", "intake", "writeback", "housekeeping", "backlog")
+_SESSIONS = ("start", "intake", "writeback", "pool")
 
 
 class Histogram:
@@ -77,7 +77,6 @@ class Metrics:
         self.registry = CollectorRegistry(support_collectors_without_names=True)
         self.arrivals = 0
         self.bells = 0
-        self._moved_at = monotonic()
         self._fenced: Counter[type[Verdict]] = Counter()
         self._verdicts: Counter[type[Verdict]] = Counter()
         self._answers: Counter[int | Code] = Counter()
@@ -123,7 +122,6 @@ class Metrics:
         """A look ended, which took so long and found so many deliveries."""
         self._looks.observe([seconds])
         self.arrivals += arrivals
-        self._moved_at = monotonic()
 
     def lagged(self, seconds: float) -> None:
         """A timer of the loop rang so much too late."""
@@ -131,13 +129,12 @@ class Metrics:
 
     def connected(self, what: str, done: bool) -> None:
         """A session was opened, or could not be."""
-        if what == "intake":
-            self._moved_at = monotonic()
         self._connects[what, "ok" if done else "failed"] += 1
 
-    def intake_stands(self) -> float:
-        """Seconds since the intake looked last, or tried to connect."""
-        return monotonic() - self._moved_at
+    @property
+    def delivered(self) -> int:
+        """So many deliveries were taken, and are written back."""
+        return self._verdicts[Delivered] - self._fenced[Delivered]
 
     def reloaded(self, ok: bool) -> None:
         """The configuration was read again, and is in force, or was refused."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Iterable, Iterator
-from time import monotonic
 from typing import NamedTuple
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -24,14 +23,13 @@ from bisd.lanes import Lanes
 from bisd.metrics import Metrics
 from bisd.worker import Workers
 
-_EVERY = 0.5
 # Others end when they have done what there was to do.
-_ENDLESS = ("intake", "writeback", "housekeeping", "vitals")
-# So many ticks are remembered: ten seconds.
+_ENDLESS = ("intake", "writeback", "housekeeping", "vigil")
+# So many steps of the vigil are remembered: ten seconds.
 _REMEMBERED = 20
+# Seconds. A loop that turns says so after every statement, and a statement ends within ten, with an answer or without.
+_STALLED = 90.0
 _MOST_LAG = 5.0
-# The intake looks once a second, or tries to connect; nothing that it waits for may take so long.
-_MOST_STILL = 60.0
 
 
 class Condition(NamedTuple):
@@ -44,19 +42,17 @@ class Condition(NamedTuple):
 class Vitals:
     """Of the parts of one daemon. Also a collector of prometheus_client."""
 
-    def __init__(
-        self, lanes: Lanes, intake: Intake, writeback: Writeback, clock: Clock, metrics: Metrics, most_in_flight: int
-    ) -> None:
+    def __init__(self, lanes: Lanes, intake: Intake, writeback: Writeback, clock: Clock, metrics: Metrics) -> None:
         self._lanes = lanes
         self._intake = intake
         self._writeback = writeback
         self._clock = clock
         self._metrics = metrics
-        self._most_in_flight = most_in_flight
         self._workers: Workers | None = None
         self._loops: list[asyncio.Task[None]] = []
         self._schema: int | None = None
         self._stopping = False
+        self._told = 0
         self._lags: deque[float] = deque([0.0], _REMEMBERED)
 
     def begin(self, workers: Workers, loops: Iterable[asyncio.Task[None]]) -> None:
@@ -69,25 +65,41 @@ class Vitals:
         """The daemon is stopping: its loops end as they should, and nothing new is sent."""
         self._stopping = True
 
-    async def run(self) -> None:
-        """Finds out how late timers ring; until cancelled."""
-        while True:
-            due = monotonic() + _EVERY
-            await asyncio.sleep(_EVERY)
-            lag = max(0.0, monotonic() - due)
-            self._lags.append(lag)
-            self._metrics.lagged(lag)
+    def lagged(self, seconds: float) -> None:
+        """The event loop was late by so much."""
+        self._lags.append(seconds)
+        self._metrics.lagged(seconds)
+
+    def stalled(self) -> list[str]:
+        """The loops that have not turned for too long, though they should have. Housekeeping sleeps for an hour, and every
+        statement of its ends by a timeout."""
+        turning = (("intake", self._intake.still()), ("writeback", self._writeback.still()))
+        return [name for name, seconds in turning if seconds > _STALLED]
 
     def alive(self) -> Condition:
         """Whether the event loop turns and every loop goes on."""
         loops = {task.get_name(): not task.done() for task in self._loops}
-        still, lag = self._metrics.intake_stands(), max(self._lags)
+        lag = max(self._lags)
         reasons = [f"the loop {name} has ended" for name, runs in loops.items() if not runs and not self._stopping]
-        if loops and still > _MOST_STILL and not self._stopping:
-            reasons.append(f"intake has stood still for {still:.0f} s")
+        if loops and not self._stopping:
+            reasons += [f"the loop {name} has not turned for {_STALLED:.0f} s" for name in self.stalled()]
         if lag > _MOST_LAG:
             reasons.append(f"the event loop was busy for {lag:.1f} s")
         return Condition(reasons, {"version": __version__, "loops": loops, "lag_seconds": round(lag, 3)})
+
+    def status(self, seconds: float) -> str:
+        """One line, of the last so many seconds. The backlog is what is in memory; + says that the table holds more."""
+        delivered = self._metrics.delivered
+        rate, self._told = (delivered - self._told) / seconds, delivered
+        in_flight = 0 if self._workers is None else len(self._workers)
+        unwritten = len(self._writeback)
+        if self._stopping:
+            return f"stopping, {in_flight} in flight, {unwritten} to be written"
+        if not self._intake.ready.is_set():
+            return f"waiting for the database, {unwritten} to be written"
+        count = self._lanes.count()
+        backlog = f"{count.held + in_flight}{'+' if count.more else ''}"
+        return f"delivering {rate:.0f}/s, {count.lanes['parked']} parked, backlog {backlog}"
 
     def ready(self) -> Condition:
         """Whether it delivers."""
@@ -116,7 +128,7 @@ class Vitals:
     def collect(self) -> Iterator[Metric]:
         """As they are now."""
         count, outage, workers, fleet = self._lanes.count(), self._lanes.outage, self._workers, self._intake.fleet
-        busy, idle = (0, 0) if workers is None else (len(workers), workers.idle)
+        busy, idle, most = (0, 0, 0) if workers is None else (len(workers), workers.idle, workers.most)
         lanes = GaugeMetricFamily("bisd_lanes", "Lanes, by how their webhooks are doing.", labels=["state"])
         for state in STATES:
             lanes.add_metric([state], count.lanes[state])
@@ -124,7 +136,7 @@ class Vitals:
         for name, says, value in (
             ("bisd_ready", "Whether it delivers, as /readyz says.", not self.ready().reasons),
             ("bisd_in_flight", "Requests in flight.", busy),
-            ("bisd_in_flight_limit", "As many may be: max_in_flight.", self._most_in_flight),
+            ("bisd_in_flight_limit", "As many may be: max_in_flight.", most),
             ("bisd_workers", "Workers, those that wait for something to send included.", busy + idle),
             ("bisd_held", "Deliveries that lanes hold in memory, those in flight not counted.", count.held),
             ("bisd_unwritten", "Outcomes that wait to be written back.", len(self._writeback)),

@@ -14,14 +14,24 @@ FILES = sorted((ROOT / "bisd").rglob("*.py"))
 
 # From the ground floor up; a module imports only from floors below its own.
 FLOORS = [
-    {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd", "bisd.address"},
+    {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd", "bisd.files", "bisd.dsn", "bisd.address"},
+    {"bisd.values", "bisd.authorities", "bisd.vigil"},
     {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns"},
     {"bisd.metrics"},
     {"bisd.db", "bisd.egress", "bisd.client", "bisd.keyring"},
-    {"bisd.delivery", "bisd.migrate", "bisd.insight", "bisd.control", "bisd.fleet", "bisd.sealing"},
+    {
+        "bisd.delivery",
+        "bisd.migrate",
+        "bisd.insight",
+        "bisd.control",
+        "bisd.fleet",
+        "bisd.sealing",
+        "bisd.sessions",
+        "bisd.scrutiny",
+    },
     {"bisd.lanes", "bisd.check"},
     {"bisd.intake", "bisd.worker", "bisd.housekeeping", "bisd.backlog"},
-    {"bisd.vitals"},
+    {"bisd.vitals", "bisd.reload"},
     {"bisd.admin"},
     {"bisd.service", "bisd.receiver"},
     {"bisd.demo", "bisd.bench"},

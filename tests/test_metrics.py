@@ -50,6 +50,7 @@ from bisd.model import (
     shard_of,
 )
 from bisd.service import Service
+from bisd.sessions import Sessions
 from tests.support.client import no_descriptors
 from tests.support.daemon import configure, running
 from tests.support.face import NOWHERE, facing
@@ -301,9 +302,9 @@ async def asked(connect: Connect, shards: Iterable[int]) -> CollectorRegistry:
     """What a backlog shows when it has asked once."""
     ready, registry = asyncio.Event(), CollectorRegistry()
     ready.set()
-    backlog = Backlog(connect, lambda: shards, ready)
-    registry.register(backlog)
-    async with asyncio.TaskGroup() as group:
+    async with Sessions(connect, 1) as sessions, asyncio.TaskGroup() as group:
+        backlog = Backlog(sessions, lambda: shards, ready)
+        registry.register(backlog)
         task = group.create_task(backlog.run())
         await eventually(lambda: _is_known(registry))
         task.cancel()
@@ -337,9 +338,9 @@ async def test_a_backlog_that_cannot_be_asked_for_ends_nothing(capsys: pytest.Ca
             task.cancel()
         raise faults.pop(0)
 
-    backlog = Backlog(fail, tuple, ready, every=0.01)
-    registry.register(backlog)
-    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(20), Sessions(fail, 1) as sessions, asyncio.TaskGroup() as group:
+        backlog = Backlog(sessions, tuple, ready, every=0.01)
+        registry.register(backlog)
         task = group.create_task(backlog.run())
     assert ([], 1) == (faults, capsys.readouterr().err.count("backlog_unknown"))
     assert math.isnan(value(registry, "bisd_backlog", state="well"))

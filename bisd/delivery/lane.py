@@ -114,6 +114,12 @@ class Lane:
                 self._pace.park(self._health.probe_at)
         self.forget()
 
+    def limit(self, ceiling: int, limits: Limits) -> None:
+        """The configuration was changed. What is held stays."""
+        self._limits = limits
+        self._health.change(limits)
+        self._pace.change(_ceiling(self.webhook, ceiling), self.webhook.rate)
+
     def forget(self) -> None:
         """What is held may not be ours any more; what is busy stays known, so that it is not sent twice."""
         self._held.clear()

@@ -38,13 +38,24 @@ class Writeback:
         self._written = written
         self._connection: db.Connection | None = None
         self._waiting: list[Outcome] = []
+        self._writing = 0
         self._reports: dict[int, Report] = {}
         self._put_off: dict[int, Report] = {}
         self._lost = False
+        self._idle = True
+        self._turned_at = monotonic()
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
         self._log = log.get()
+
+    def __len__(self) -> int:
+        """How many outcomes are not in the database yet."""
+        return len(self._waiting) + self._writing
+
+    def still(self) -> float:
+        """For how many seconds it has tried nothing, though something waits."""
+        return 0.0 if self._idle else monotonic() - self._turned_at
 
     def add(self, outcome: Outcome) -> None:
         self._waiting.append(outcome)
@@ -58,10 +69,6 @@ class Writeback:
         self._none.clear()
         self._some.set()
 
-    def __len__(self) -> int:
-        """How many outcomes wait for the next batch."""
-        return len(self._waiting)
-
     async def drained(self) -> None:
         """Waits until every outcome that was added is in the database, and every report has been tried."""
         await self._none.wait()
@@ -70,7 +77,10 @@ class Writeback:
         """Writes for as long as it is not cancelled; cancel it only when it is drained."""
         try:
             while True:
+                self._idle = True
                 await self._some.wait()
+                self._idle = False
+                self._turned_at = monotonic()
                 if len(self._waiting) < _BATCH:
                     await asyncio.sleep(_LINGER)
                 await self._settle()
@@ -81,11 +91,13 @@ class Writeback:
     async def _settle(self) -> None:
         batch = self._waiting[:_BATCH]
         del self._waiting[:_BATCH]
+        self._writing = len(batch)
         rows: list[asyncpg.Record] = []
         seconds = 0.0
         columns = list(zip(*map(_row, batch), strict=True))
         async for attempt in db.outliving(self._lose):
             with attempt:
+                self._turned_at = monotonic()
                 if self._connection is None:
                     self._connection = await self._connect()
                 if batch:
@@ -93,6 +105,7 @@ class Writeback:
                     rows = await self._connection.fetch(db.query("settle"), *columns)
                     seconds = monotonic() - began
         self._lost = False
+        self._writing = 0
         if self._reports:
             await self._tell()
         if not self._waiting and not self._reports:
@@ -109,6 +122,7 @@ class Writeback:
         reports, self._reports = self._reports, {}
         for webhook_id, report in reports.items():
             told = False
+            self._turned_at = monotonic()
             if self._connection is not None:
                 try:
                     told = await self._connection.fetchval(db.query("report"), *_report(report))

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -34,9 +34,9 @@ def configure(ca_file: Path, **delivery: object) -> Config:
 
 
 @asynccontextmanager
-async def running(config: Config, dsn: str) -> AsyncIterator[Service]:
+async def running(config: Config, dsn: str, reread: Callable[[], Config] | None = None) -> AsyncIterator[Service]:
     """A daemon that is ready; at the end it is stopped in order, so that everything is written."""
-    service = Service(config, dsn)
+    service = Service(config, dsn, reread)
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(service.run())
         try:
