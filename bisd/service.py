@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
@@ -22,6 +22,9 @@ from bisd.keyring import Keyring
 from bisd.lanes import Lanes
 from bisd.model import SHARDS, Outcome
 from bisd.worker import Worker, Workers
+
+if TYPE_CHECKING:
+    from bisd.traces import Traces
 
 
 class Service:
@@ -58,7 +61,7 @@ class Service:
             return
         async with Post(self._config.delivery, self._config.egress) as post, asyncio.TaskGroup() as loops:
             policy = Policy(self._config.delivery, self._config.retry)
-            worker = Worker(self._lanes, post, policy, self._writeback, self._clock)
+            worker = Worker(self._lanes, post, policy, self._writeback, self._clock, _traces())
             self._workers = Workers(
                 worker, self._lanes, self._clock, loops, self._config.delivery.max_in_flight, self._intake.refill
             )
@@ -155,6 +158,17 @@ class Service:
             else:
                 self._lanes.written(delivery, outcome.owed())
         self._wake()
+
+
+def _traces() -> Traces | None:
+    """None where opentelemetry-api is not installed, or nobody has set up where spans go."""
+    try:
+        from bisd import traces
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "opentelemetry":
+            raise
+        return None
+    return traces.configured()
 
 
 def _collect_seldom() -> None:

@@ -14,7 +14,7 @@ FILES = sorted((ROOT / "bisd").rglob("*.py"))
 # From the ground floor up; a module imports only from floors below its own.
 FLOORS = [
     {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd"},
-    {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns"},
+    {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns", "bisd.traces"},
     {"bisd.db", "bisd.egress", "bisd.client", "bisd.keyring"},
     {"bisd.delivery", "bisd.migrate", "bisd.insight", "bisd.control", "bisd.fleet", "bisd.sealing"},
     {"bisd.lanes", "bisd.check"},

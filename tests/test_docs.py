@@ -100,7 +100,8 @@ def composed(body: bytes = b'{"notification_id":1,"product":{"product_title":"Th
     """A request as it is sent now, while a rotation of keys overlaps: with every header that there is."""
     now = datetime.now(UTC)
     webhook = Webhook(1, 1, "https://teas.example.com/", KEY, "bis_" + "4" * 64, now + timedelta(hours=1), None, True)
-    return compose(webhook, Delivery(1, 7, now, now, now, 0, "notification/create", body, len(body)), now)
+    delivery = Delivery(1, 7, now, now, now, 0, "notification/create", body, len(body))
+    return compose(webhook, delivery._replace(traceparent=f"00-{'a' * 32}-{'b' * 16}-01"), now)
 
 
 def test_the_shipped_configuration_is_the_defaults() -> None:
