@@ -16,7 +16,7 @@ FLOORS = [
     {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd"},
     {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns", "bisd.traces"},
     {"bisd.db", "bisd.egress", "bisd.client", "bisd.keyring"},
-    {"bisd.delivery", "bisd.migrate", "bisd.insight", "bisd.control", "bisd.fleet", "bisd.sealing"},
+    {"bisd.delivery", "bisd.migrate", "bisd.blueprint", "bisd.insight", "bisd.control", "bisd.fleet", "bisd.sealing"},
     {"bisd.lanes", "bisd.check"},
     {"bisd.intake", "bisd.worker", "bisd.housekeeping"},
     {"bisd.service", "bisd.receiver"},

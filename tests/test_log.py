@@ -126,13 +126,16 @@ async def test_deliveries_go_on_without_a_log(
 ) -> None:
     """Wherever standard error has gone: what fails, and would be told, is retried and taken; it ends in order."""
     await shop.subscribe("notification/create", receiver.url)
-    receiver.statuses = [500] * 20
+    receiver.statuses = [500] * 4
     daemon = Process(tmp_path, dsn, ca_file)
     await daemon.start("bash", "-c", f'exec "$@" {lost}', "bash")
-    await shop.notify(20)
-    await receiver.received(40)
-    await eventually(lambda: _nothing_owed(shop))
-    assert 0 == await daemon.stop()
+    try:
+        await shop.notify(4)
+        await receiver.received(8)
+        await eventually(lambda: _nothing_owed(shop))
+        assert 0 == await daemon.stop()
+    finally:
+        await daemon.kill()
 
 
 async def _nothing_owed(shop: Shop) -> bool:

@@ -76,7 +76,7 @@ async def test_nobody_writes_another_header_into_an_event(shop: Shop) -> None:
 
 
 async def test_the_receiver_gets_the_application_s_trace(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
-    """As it was given, where no spans are made: whether it arrived, waited, or is a test; at every attempt. And none without."""
+    """As it was given, where no spans are made: whether it arrived, waited, or is a test, at every attempt; none without."""
     webhook_id = await shop.subscribe("order/paid", receiver.url)
     await within(shop, GIVEN)
     receiver.statuses = [500]

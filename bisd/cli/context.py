@@ -21,6 +21,8 @@ from bisd.errors import ConfigurationError, NotPermittedError, RequestRefusedErr
 
 Result = TypeVar("Result")
 
+_FILE = "bisd.config"
+
 
 def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command its configuration as first argument; --config may stand before the command or after it."""
@@ -28,11 +30,18 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--config", "own", type=click.Path(path_type=Path), help="The deployment's TOML file.")
     @functools.wraps(command)
     def wrapped(own: Path | None, **options: object) -> object:
-        config = configuration.load(own or click.get_current_context().find_root().obj, os.environ)
+        file = click.get_current_context().meta[_FILE] = own or click.get_current_context().find_root().obj
+        config = configuration.load(file, os.environ)
         log.configure(config.log.level, config.log.format)
         return command(config, **options)
 
     return wrapped
+
+
+def config_file() -> Path | None:
+    """Where this command's configuration came from, if not from the environment alone."""
+    file: Path | None = click.get_current_context().meta[_FILE]
+    return file
 
 
 def ask(config: Config, question: Callable[[db.Connection], Awaitable[Result]]) -> Result:
