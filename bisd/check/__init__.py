@@ -79,8 +79,9 @@ async def _examine_all(connection: db.Connection, dsn: str, config: Config) -> l
         examinations |= _OF_THE_SCHEMA
     except BisdError as other:
         findings.append(fault(Subject.DATABASE, str(other)))
-    except asyncpg.PostgresError as refused:
-        findings.append(_refused(Subject.DATABASE, refused))
+    except asyncpg.InsufficientPrivilegeError as refused:
+        says = f"{refused.args[0]}: grant bisd_daemon to the role that [database] dsn names"
+        findings.append(fault(Subject.DATABASE, says))
     for subject, examine in examinations.items():
         try:
             findings += await examine(connection, config)

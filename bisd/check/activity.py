@@ -55,10 +55,8 @@ def usage(share: float) -> Finding:
     """Of the queue of notifications, 0 to 1."""
     if share < _FILLING:
         return ok(Subject.QUEUE, "all but empty")
-    says = (
-        f"the queue of notifications is {share:.1%} full; when it is full, inserts of the application fail. Somebody listens "
-    )
-    says += "within a transaction that does not end: find it in pg_stat_activity, state 'idle in transaction', and terminate it"
+    says = f"the queue of notifications is {share:.1%} full; when it is full, inserts of the application fail. Somebody "
+    says += "listens in a transaction that does not end: find it in pg_stat_activity, state 'idle in transaction', and end it"
     return (fault if share >= _FULL else warning)(Subject.QUEUE, says)
 
 

@@ -37,8 +37,8 @@ async def egress(connection: db.Connection, config: Config) -> list[Finding]:
                 hosts[origin].append(row["id"])
                 urls[origin] = row["url"]
     if refused:
-        says = f"[egress] refuses the URLs of {len(refused)} webhooks that are on: {some(refused)}; see ports, allow, allow_http"
-        found = [warning(Subject.EGRESS, says)]
+        says = f"[egress] refuses the URLs of {len(refused)} webhooks that are on: {some(refused)}"
+        found = [warning(Subject.EGRESS, f"{says}; see its ports, allow and allow_http")]
     else:
         found = [ok(Subject.EGRESS, "the URLs of all webhooks that are on are permitted")]
     sample = sorted(hosts, key=lambda origin: -len(hosts[origin]))[:_HOSTS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from typing import Any
 
 import asyncpg
 from asyncpg.exceptions import TargetServerAttributeNotMatched
@@ -69,8 +70,12 @@ async def role(connection: db.Connection, config: Config) -> list[Finding]:
     """Who we are, how we came here, and whether there is room."""
     row = await connection.fetchrow(db.query("check_role"))
     assert row is not None
+    return judge(dict(row), named=config.database.dsn is not None or config.database.dsn_file is not None)
+
+
+def judge(row: dict[str, Any], *, named: bool) -> list[Finding]:
+    """By a row of check_role.sql. `named`: the configuration says as whom to come; the embedded PostgreSQL has one role."""
     name, found = row["role"], []
-    named = config.database.dsn is not None or config.database.dsn_file is not None
     if named and (row["super"] or row["creates_roles"] or row["owner"]):
         what = "a superuser" if row["super"] else "the owner of the schema" if row["owner"] else "one that makes roles"
         says = f"{name} is {what}: let bisd run as a role that is granted bisd_daemon and nothing else"

@@ -79,7 +79,5 @@ def skew(seconds: float) -> Finding:
     if abs(seconds) <= _SKEW:
         return ok(Subject.CLOCK, "this host and the database agree")
     which = "ahead of" if seconds > 0 else "behind"
-    says = (
-        f"the database's clock is {abs(seconds):.0f} s {which} this host's: receivers refuse what is signed with a wrong time. "
-    )
-    return warning(Subject.CLOCK, says + "Synchronise the clocks of both (chrony)")
+    says = f"the database's clock is {abs(seconds):.0f} s {which} this host's; receivers refuse what is signed at a wrong time"
+    return warning(Subject.CLOCK, f"{says}: synchronise both (chrony)")

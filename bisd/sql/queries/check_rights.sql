@@ -11,5 +11,5 @@ select format('execute on %s', p.oid::regprocedure)
 from pg_catalog.pg_proc p
 where p.pronamespace = 'bisd'::regnamespace
   and p.proname in ('report', 'restamp', 'make_partitions', 'drop_partitions', 'forget_webhooks', 'forget_faults', 'seal_keys', 'beat',
-                    'members', 'owing')
+                    'members', 'owing', 'recent')
   and not has_function_privilege(p.oid, 'execute')
