@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
@@ -107,7 +108,7 @@ class Storm:
         self._most = most
         self._seconds: dict[str, _Second] = {}
 
-    def __call__(self, _: object, method: str, line: dict[str, Any]) -> dict[str, Any]:
+    def __call__(self, _: object, method: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
         """A processor of structlog's. Raises structlog.DropEvent."""
         event, now = line["event"], monotonic()
         second = self._seconds.get(event)
@@ -146,7 +147,7 @@ def _is_journal() -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
-def _prioritize(_: object, method: str, line: str) -> str:
+def _prioritize(_: object, method: str, line: Any) -> str:
     return "\n".join(_PRIORITIES[method] + part for part in line.split("\n"))
 
 

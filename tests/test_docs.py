@@ -20,6 +20,7 @@ import pytest
 from standardwebhooks import Webhook as StandardWebhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
+from bisd.check import Level, Subject
 from bisd.cli import bisd as command_line
 from bisd.config import Config, load
 from bisd.delivery.message import compose
@@ -160,6 +161,20 @@ def test_the_readme_names_only_commands_that_exist() -> None:
 def test_every_log_event_is_in_the_readme() -> None:
     """The table of log events in README.md has every event, and no other."""
     assert [event.value for event in Event] == re.findall(r"^\| `([a-z_]+)` \|", section("Log events"), re.MULTILINE)
+
+
+def test_everything_that_the_doctor_looks_at_is_in_the_readme() -> None:
+    """The table in README.md has every subject, in the order in which findings come, and no other; and every level is told."""
+    told = section("The doctor")
+    assert [subject.value for subject in Subject] == re.findall(r"^\| `([a-z]+)` \|", told, re.MULTILINE)
+    assert set() == {level.value for level in Level if f"`{level.value}`" not in told}
+
+
+def test_every_attribute_of_a_span_is_in_the_readme() -> None:
+    """README.md's table of a span names what bisd puts into one, and nothing else."""
+    made = set(re.findall(r'"((?:http|server|error|bisd)\.[a-z_.]+)"', (ROOT / "bisd/traces.py").read_text(encoding="utf-8")))
+    rows = re.findall(r"^\| (`[a-z_.]+`(?:, `[a-z_.]+`)*) \|", section("Traces"), re.MULTILINE)
+    assert made == {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
 
 
 def test_every_code_is_in_the_readme() -> None:

@@ -71,5 +71,5 @@ def age(seconds: float) -> str:
     """For how long, in the largest unit of which there are two."""
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
+            return f"{seconds // length:.0f} {unit}"
     return f"{seconds:.0f} s"

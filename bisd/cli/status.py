@@ -23,6 +23,8 @@ from bisd.errors import ServerUnfitError
 _EVERY = 2.0
 _PATIENCE = 5.0
 
+_LOST = (ServerUnfitError, *db.ANY)
+
 Seen: TypeAlias = dict[str, Any]
 # What was seen last, if anything was; and why nothing was this time.
 Show: TypeAlias = Callable[[Seen | None, str | None], None]
@@ -58,7 +60,7 @@ async def _watch(dsn: str, shown: Show) -> None:
                         await migrate.require_current(connection)
                     seen = await insight.status(connection)
                 shown(seen, None)
-            except (ServerUnfitError, *db.ANY) as lost:
+            except _LOST as lost:
                 shown(seen, type(lost.__context__ or lost).__name__)
                 if connection is not None:
                     connection.terminate()

@@ -21,6 +21,7 @@ class Pooler:
         self._by_transaction = by_transaction
         self._refuses = refuses
         self._free: list[_Pair] = []
+        self._greeting = b""
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server
         self.dsn = ""
@@ -46,8 +47,7 @@ class Pooler:
                 return
             server = self._free.pop() if self._free and self._by_transaction else await self._open(startup)
             # Its own number for this client, as a pooler gives one: it may cancel, and stands for no process.
-            writer.write(_message(b"R", bytes(4)) + _message(b"S", b"client_encoding\0UTF8\0"))
-            writer.write(_message(b"K", struct.pack(">II", 4_000_000_000, 1)) + _message(b"Z", b"I"))
+            writer.write(self._greeting + _message(b"K", struct.pack(">II", 2_000_000_000, 1)) + _message(b"Z", b"I"))
             await self._relay(startup, server, reader, writer)
 
     async def _open(self, startup: bytes) -> _Pair:
@@ -55,8 +55,10 @@ class Pooler:
         reader, writer = await asyncio.open_unix_connection(self._socket)
         self._writers.add(writer)
         writer.write(startup)
-        while (await _read(reader))[:1] != b"Z":
-            pass
+        greeting = b""
+        while (message := await _read(reader))[:1] != b"Z":
+            greeting += message if message[:1] != b"K" else b""
+        self._greeting = greeting
         return reader, writer
 
     async def _relay(
