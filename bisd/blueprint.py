@@ -31,6 +31,12 @@ def expected() -> Things:
     return {Thing(kind, name): definition for kind, name, definition in rows}
 
 
+async def drifted(connection: db.Connection) -> list[Thing]:
+    """What is missing here, or is defined otherwise. What was added is no drift: it may be meant."""
+    here = await found(connection)
+    return sorted(thing for thing, definition in expected().items() if here.get(thing) != definition)
+
+
 async def found(connection: db.Connection) -> Things:
     """What this database has."""
     async with connection.transaction(readonly=True):

@@ -26,7 +26,7 @@ import structlog
 # Lines of one event in one second; more than that nobody reads, and each costs a third of what a delivery does.
 _MOST_PER_SECOND = 50
 # sd-daemon(3): what journald takes for the priority of a line.
-_PRIORITIES = {"critical": "<2>", "error": "<3>", "exception": "<3>", "warning": "<4>", "info": "<6>", "debug": "<7>"}
+_PRIORITIES = {"critical": "<2>", "error": "<3>", "warning": "<4>", "info": "<6>", "debug": "<7>"}
 
 
 class Event(StrEnum):
@@ -37,6 +37,7 @@ class Event(StrEnum):
     READY = "ready"
     STOPPING = "stopping"  # in_flight
     STOPPED = "stopped"
+    SCHEMA_DRIFTED = "schema_drifted"  # count, things
     DATABASE_LOST = "database_lost"  # error, what
     DATABASE_BACK = "database_back"
     SHARDS_TAKEN = "shards_taken"  # count, held, members
@@ -89,7 +90,7 @@ class Lines(structlog.PrintLogger):
         with suppress(OSError):
             super().msg(message)
 
-    debug = info = warning = error = critical = exception = msg
+    debug = info = warning = error = critical = msg
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from bisd import __version__, db, log, migrate, systemd
+from bisd import __version__, blueprint, db, log, migrate, systemd
 from bisd.clock import Clock
 from bisd.config import Config
 from bisd.delivery.post import Post
@@ -25,6 +25,9 @@ from bisd.worker import Worker, Workers
 
 if TYPE_CHECKING:
     from bisd.traces import Traces
+
+
+_LISTED = 10
 
 
 class Service:
@@ -133,6 +136,8 @@ class Service:
                 try:
                     await db.require_fit(connection)
                     await migrate.require_current(connection)
+                    if drifted := [f"{thing.kind} {thing.name}" for thing in await blueprint.drifted(connection)]:
+                        self._log.warning(log.Event.SCHEMA_DRIFTED, count=len(drifted), things=drifted[:_LISTED])
                 finally:
                     connection.terminate()
 

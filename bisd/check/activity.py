@@ -30,7 +30,7 @@ async def transactions(connection: db.Connection, _: Config) -> list[Finding]:
             does = "idle in a transaction" if row["idle"] else "in one transaction"
             who = f"{row['name'] or 'without a name'}, {row['role']}, pid {row['pid']}"
             says = f"{who} has been {does} for {age(row['seconds'])}: dead rows pile up behind it. End it: "
-            findings.append(warning(Subject.TRANSACTIONS, f"{says}select pg_terminate_backend({row['pid']})"))
+            findings.append(warning(Subject.TRANSACTIONS, f"{says}pg_terminate_backend({row['pid']})"))
     for row in await connection.fetch(db.query("check_prepared"), _OPEN):
         says = f"{row['gid']!r} of {row['role']} has been prepared for {age(row['seconds'])}, and keeps dead rows and locks: "
         findings.append(warning(Subject.TRANSACTIONS, says + "commit prepared, or rollback prepared"))
@@ -43,7 +43,7 @@ async def slots(connection: db.Connection, _: Config) -> list[Finding]:
     for row in await connection.fetch(db.query("check_slots")):
         keeps = f"{row['octets'] / _WAL:.1f} GiB of WAL" + (" and dead rows" if row["rows"] else "")
         says = f"{row['kind']} slot {row['name']} is read by nobody, and keeps {keeps}: "
-        findings.append(warning(Subject.SLOTS, f"{says}start its reader, or select pg_drop_replication_slot('{row['name']}')"))
+        findings.append(warning(Subject.SLOTS, f"{says}start its reader, or pg_drop_replication_slot('{row['name']}')"))
     return findings or [ok(Subject.SLOTS, "none that nobody reads")]
 
 

@@ -42,7 +42,7 @@ def unreachable(why: BaseException) -> Finding:
         case FileNotFoundError():
             says = "its Unix socket does not exist: does the server run, and is its directory (?host=...) right?"
         case ssl.SSLError():
-            says = f"TLS fails ({why.reason or type(why).__name__}): see sslmode and sslrootcert in the URL"
+            says = f"TLS fails ({getattr(why, 'reason', None) or type(why).__name__}): see sslmode and sslrootcert in the URL"
         case asyncpg.InvalidPasswordError():
             says = "it refuses the password"
         case asyncpg.InvalidAuthorizationSpecificationError():

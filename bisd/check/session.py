@@ -15,18 +15,23 @@ _WITHIN = 2.0
 # Receivers refuse what was signed more than five minutes ago, or will be.
 _SKEW = 60.0
 _DIRECTLY = "connect directly or by session pooling, not through transaction pooling"
+_POOLED = fault(Subject.SESSION, f"each transaction gets another session of the server: {_DIRECTLY}")
+# What was prepared in one session is sought, or made again, in another.
+_LOST_STATEMENT = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
 
 
 async def session(connection: db.Connection, dsn: str) -> list[Finding]:
     """A daemon's session is opened beside ours."""
     try:
         daemon = await db.connect(dsn, daemon=True)
+    except _LOST_STATEMENT:
+        return [_POOLED]
     except asyncpg.PostgresError as why:
-        says = f"a daemon's session is not let in, though ours is: {why.args[0]} (SQLSTATE {why.sqlstate}): {_DIRECTLY}"
+        says = f"a second session is not let in, and a daemon needs three: {why.args[0]} (SQLSTATE {why.sqlstate})"
         return [fault(Subject.SESSION, says)]
     try:
         if not await _is_kept(connection, daemon):
-            return [fault(Subject.SESSION, f"each transaction gets another session of the server: {_DIRECTLY}")]
+            return [_POOLED]
         if not await _is_heard(connection):
             return [fault(Subject.SESSION, f"the bell does not reach us: {_DIRECTLY}")]
         if daemon.get_server_pid() != await daemon.fetchval(db.query("check_session")):
@@ -44,7 +49,7 @@ async def _is_kept(connection: db.Connection, other: db.Connection) -> bool:
         await other.fetchval(db.query("check_session"))
         try:
             return bool(before == await connection.fetchval(db.query("check_session"), timeout=_WITHIN))
-        except (TimeoutError, asyncpg.InvalidSQLStatementNameError):
+        except (TimeoutError, *_LOST_STATEMENT):
             return False
 
 

@@ -23,7 +23,7 @@ from bisd.errors import ServerUnfitError
 _EVERY = 2.0
 _PATIENCE = 5.0
 
-_LOST = (ServerUnfitError, *db.ANY)
+_LOST: tuple[type[BaseException], ...] = (ServerUnfitError, *db.ANY)
 
 Seen: TypeAlias = dict[str, Any]
 # What was seen last, if anything was; and why nothing was this time.

@@ -9,17 +9,18 @@ from contextlib import suppress
 from urllib.parse import parse_qs, urlsplit
 
 _SSL_REQUEST = 80877103
+_SETTINGS = {b"user", b"database", b"client_encoding", b"application_name", b"timezone"}
 _Pair = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Pooler:
-    """Listens on a port of its own; `dsn` leads there. `refuses`: a parameter of a session that it lets nobody set."""
+    """Listens on a port of its own; `dsn` leads there. Lets nobody in who asks for more than these settings, as PgBouncer
+    does."""
 
-    def __init__(self, dsn: str, *, by_transaction: bool, refuses: bytes | None = None) -> None:
+    def __init__(self, dsn: str, *, by_transaction: bool) -> None:
         self._dsn = urlsplit(dsn)
         self._socket = parse_qs(self._dsn.query)["host"][0] + "/.s.PGSQL.5432"
         self._by_transaction = by_transaction
-        self._refuses = refuses
         self._free: list[_Pair] = []
         self._greeting = b""
         self._writers: set[asyncio.StreamWriter] = set()
@@ -41,7 +42,7 @@ class Pooler:
         self._writers.add(writer)
         with suppress(OSError, asyncio.IncompleteReadError):
             startup = await _startup(reader, writer)
-            if self._refuses is not None and self._refuses in startup:
+            if set(startup[8:].rstrip(b"\0").split(b"\0")[::2]) - _SETTINGS:
                 writer.write(_message(b"E", b"SFATAL\0C08P01\0Munsupported startup parameter\0\0"))
                 writer.close()
                 return
