@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,10 @@ def _name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+MODULES = {_name(file) for file in FILES}
+
+
+@cache
 def _imports(path: Path) -> set[str]:
     """Modules of ours that this one imports, wherever in the file: in functions and for types only, too."""
     found = set()
@@ -42,7 +47,7 @@ def _imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in {_name(file) for file in FILES} else str(node.module))
+                found.add(inner if inner in MODULES else str(node.module))
     return {name for name in found if name.split(".")[0] == "bisd"} - {"bisd"}
 
 
@@ -63,6 +68,7 @@ def test_imports_run_downward(path: Path) -> None:
         assert _floor(imported) < _floor(name) or (same_package and imported not in _importers(name)), imported
 
 
+@cache
 def _importers(name: str) -> set[str]:
     """Everything that imports `name`, directly or through others."""
     edges = {_name(path): _imports(path) for path in FILES}

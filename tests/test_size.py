@@ -35,8 +35,8 @@ _FILL = """
         end loop;
     end $$;
     insert into bisd.account (name, plan, api_key) select 'shop ' || n, 'medium', md5(n::text) from generate_series(1, 10000) n;
-    insert into bisd.webhook (account_id, topic, url, enabled, failing_since, failures)
-    select n, 'a', 'https://example.com/', true, case when n <= 100 then now() - interval '2 h' end,
+    insert into bisd.webhook (account_id, topic, url, enabled, live, failing_since, failures)
+    select n, 'a', 'https://example.com/', true, true, case when n <= 100 then now() - interval '2 h' end,
            case when n <= 100 then 9 else 0 end
     from generate_series(1, 10000) n;
     create temporary table happened as
@@ -106,7 +106,7 @@ CASES: dict[str, list[Case]] = {
     "beat": [
         Case(20, between="update bisd.pulse set at = now()", scans=_PULSE),
         # After a silence: each webhook is looked at.
-        Case(5000, between="update bisd.pulse set at = now() - interval '1 h'", scans=_PULSE),
+        Case(5000, between="update bisd.pulse set at = now() - interval '1 h'", scans=_PULSE | _WEBHOOK),
     ],
     # One entry of the index for each webhook that owes something, not for each delivery.
     "owing": [Case(10_000 * 6, (_ALL_SHARDS,))],

@@ -53,7 +53,7 @@ with relation as (
                case when p.prosecdef then 'security definer' end,
                case when p.proisstrict then 'strict' end,
                'set ' || array_to_string(p.proconfig, ' set '),
-               'text ' || md5(p.prosrc))
+               'text ' || coalesce(pg_get_function_sqlbody(p.oid), md5(p.prosrc)))
     from routine p
     union all
     select 'type', 'bisd.' || t.typname,
