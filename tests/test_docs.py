@@ -39,9 +39,9 @@ OUR_OWN = {
     "insert_events", "is_owed", "keep_plan", "keep_webhook", "lock_plans", "make_partition", "make_partitions", "mark_sent",
     "max_body_bytes", "members", "new_api_key", "no_event", "notification_created", "notification_json", "notification_sent",
     "owing", "passes", "plan_changed", "recent", "record_faults", "refuse_event", "report", "require_account",
-    "require_attachable", "require_expression", "require_plan", "require_topic", "require_url", "require_webhook", "reread_webhook", "restamp",
-    "resume_account", "ring", "sample", "seal_keys", "stamp_webhook", "url_fault", "utc", "visible_columns", "webhook_state",
-    "webhooks_changed",
+    "require_attachable", "require_expression", "require_plan", "require_topic", "require_url", "require_webhook",
+    "reread_webhook", "restamp", "resume_account", "ring", "sample", "seal_keys", "stamp_webhook", "url_fault", "utc",
+    "visible_columns", "webhook_state", "webhooks_changed",
 }  # fmt: skip
 
 
