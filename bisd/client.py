@@ -368,6 +368,15 @@ class Client:
                 connection.close()
         return reply
 
+    async def reach(self, destination: Destination, timeout: aiohttp.ClientTimeout, notes: Notes) -> None:
+        """Connects, as `post` does, and hangs up."""
+        _notes.set(notes)
+        try:
+            connection = await self._connector.connect(destination, _NO_TRACES, timeout)
+        except TimeoutError as late:
+            raise aiohttp.ConnectionTimeoutError("no connection in time") from late
+        connection.close()
+
     async def close(self) -> None:
         await self._connector.close()
 

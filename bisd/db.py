@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from functools import cache
 from importlib.resources import files
 from typing import Any, TypeAlias
@@ -44,8 +45,6 @@ ANY: tuple[type[BaseException], ...] = (asyncpg.PostgresError, *TRANSIENT)
 # How the daemon's own sessions run. A server crash may put work back, never drop it, so they need not wait for the disk; and
 # plans must not depend on statistics that a fresh table does not have: every query of ours goes by an index.
 _DAEMON_SETTINGS = {
-    "application_name": "bisd",
-    "timezone": "UTC",
     "search_path": "pg_catalog",
     "synchronous_commit": "off",
     "statement_timeout": "10s",
@@ -81,14 +80,21 @@ def resolve_dsn(config: DatabaseConfig) -> str:
 
 async def connect(dsn: str, *, daemon: bool = False) -> Connection:
     """One session. A daemon's are set up for its queries, which take milliseconds: one that has not answered within ten
-    seconds is lost, however alive its connection looks."""
-    return await asyncpg.connect(
+    seconds is lost, however alive its connection looks. It is set up once it is open: PgBouncer, which may well pool sessions,
+    lets none in that asks for more than these two settings."""
+    connection = await asyncpg.connect(
         dsn,
         timeout=5,
         command_timeout=10 if daemon else 60,
-        server_settings=_DAEMON_SETTINGS if daemon else {"application_name": "bisd", "timezone": "UTC"},
+        server_settings={"application_name": "bisd", "timezone": "UTC"},
         target_session_attrs=SessionAttribute.read_write,
     )
+    if daemon:
+        with ExitStack() as failing:
+            failing.callback(connection.terminate)
+            await connection.execute(query("set_session"), list(_DAEMON_SETTINGS), list(_DAEMON_SETTINGS.values()))
+            failing.pop_all()
+    return connection
 
 
 async def require_fit(connection: Connection) -> None:

@@ -43,15 +43,19 @@ async def webhook(connection: db.Connection, webhook_id: int) -> Row:
 
 async def status(connection: db.Connection) -> Row:
     """All of it at a glance: `daemons` (name, since, shards), `unowned` shards, `backlog` (owed, whether that is exact, to how
-    many webhooks, since when the oldest is due), `webhooks` by state, and those that have been `failing` for longest."""
+    many webhooks, since when the oldest is due), what came of the attempts of the `recent` seconds, `webhooks` by state, and
+    those that have been `failing` for longest; and the database's time, `at` which that was."""
     members = [dict(row) for row in await connection.fetch(db.query("status_members"))]
     owned = {shard for member in members for shard in member["shards"]}
     backlog = await connection.fetchrow(db.query("status_backlog"), _COUNTED)
-    assert backlog is not None
+    recent = await connection.fetchrow(db.query("status_recent"))
+    assert backlog is not None and recent is not None
     return {
+        "at": recent["at"],
         "daemons": members,
         "unowned": sorted(set(range(SHARDS)) - owned),
         "backlog": dict(backlog),
+        "recent": {name: recent[name] for name in ("seconds", "delivered", "failed")},
         "webhooks": {row["state"]: row["webhooks"] for row in await connection.fetch(db.query("status_webhooks"))},
         "failing": [dict(row) for row in await connection.fetch(db.query("status_failing"), _LISTED)],
     }

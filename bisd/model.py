@@ -69,7 +69,7 @@ class Webhook(NamedTuple):
 
 class Delivery(NamedTuple):
     """One event owed to one webhook: a row of queries/refill.sql. `attempts` have been made already; `size` is the body's, in
-    octets, as the database counted it."""
+    octets, as the database counted it; `traceparent`: the application's trace, if it gave one."""
 
     webhook_id: int
     event_id: int
@@ -81,6 +81,7 @@ class Delivery(NamedTuple):
     body: bytes
     size: int
     test: bool = False
+    traceparent: str | None = None
 
 
 class Message(NamedTuple):

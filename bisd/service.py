@@ -7,12 +7,12 @@ import gc
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from aiohttp import web
 
-from bisd import __version__, admin, db, log, migrate, systemd
+from bisd import __version__, admin, blueprint, db, log, migrate, systemd
 from bisd.address import Address
 from bisd.admin import guard, operations
 from bisd.backlog import Backlog
@@ -34,9 +34,13 @@ from bisd.vigil import Vigil
 from bisd.vitals import Vitals
 from bisd.worker import Worker, Workers
 
+if TYPE_CHECKING:
+    from bisd.traces import Traces
+
 # Seconds that the manager is asked for: to find a database again, and to write what is left when nothing is in flight any more.
 _START = 60.0
 _WRITING = 20.0
+_LISTED = 10
 
 
 class Service:
@@ -99,7 +103,7 @@ class Service:
             return
         config = self._config
         post = await Post(config.delivery, config.egress).open()
-        worker = Worker(self._lanes, post, Policy(config.delivery, config.retry), self._writeback, self._clock)
+        worker = Worker(self._lanes, post, Policy(config.delivery, config.retry), self._writeback, self._clock, _traces())
         try:
             async with self._sessions, asyncio.TaskGroup() as loops:
                 await self._work(worker, loops)
@@ -196,6 +200,8 @@ class Service:
                 try:
                     await db.require_fit(connection)
                     await migrate.require_current(connection)
+                    if drifted := [f"{thing.kind} {thing.name}" for thing in await blueprint.drifted(connection)]:
+                        self._log.warning(log.Event.SCHEMA_DRIFTED, count=len(drifted), things=drifted[:_LISTED])
                 finally:
                     connection.terminate()
 
@@ -240,6 +246,17 @@ class Service:
             else:
                 self._lanes.written(delivery, outcome.owed())
         self._wake()
+
+
+def _traces() -> Traces | None:
+    """None where opentelemetry-api is not installed, or nobody has set up where spans go."""
+    try:
+        from bisd import traces
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "opentelemetry":
+            raise
+        return None
+    return traces.configured()
 
 
 def _collect_seldom() -> None:

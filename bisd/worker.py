@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from bisd import log
 from bisd.clock import Clock
@@ -33,6 +33,9 @@ from bisd.model import (
     Verdict,
 )
 
+if TYPE_CHECKING:
+    from bisd.traces import Traces
+
 _IDLE_WORKERS = 64
 _SHOWN = 16 << 10
 
@@ -40,13 +43,16 @@ _SHOWN = 16 << 10
 class Worker:
     """message, post, verdict, writeback."""
 
-    def __init__(self, lanes: Lanes, post: Post, policy: Policy, writeback: Writeback, clock: Clock) -> None:
+    def __init__(
+        self, lanes: Lanes, post: Post, policy: Policy, writeback: Writeback, clock: Clock, traces: Traces | None = None
+    ) -> None:
         self._lanes = lanes
         self.post = post
         self._policy = policy
         self._writeback = writeback
         self._clock = clock
         self._payloads = False
+        self._traces = traces
         self._log = log.get()
 
     def change(self, post: Post, policy: Policy, payloads: bool) -> None:
@@ -62,14 +68,20 @@ class Worker:
         answer: Answer | None = None
         verdict: Verdict = Expired()
         ended = began
+        span = None
         if not self._policy.lapsed(webhook, delivery, began):
             try:
-                answer = await self.post.send(compose(webhook, delivery, began))
+                message = compose(webhook, delivery, began)
+                if self._traces is not None:
+                    span = self._traces.begin(message, delivery)
+                answer = await self.post.send(message)
             except Exception as fault:  # the boundary: a fault of ours puts this delivery off, and never ends the daemon
                 self._log.error(log.Event.INTERNAL_FAULT, error=type(fault).__name__, where=log.place(fault))
                 answer = Fault(Code.INTERNAL)
             ended = self._clock.now()
             verdict = self._policy.judge(webhook, delivery, answer, ended)
+            if span is not None:
+                span.end(answer, verdict)
             if self._payloads:
                 self._show(delivery, answer)
         self._writeback.add(Outcome(delivery, began, answer, verdict))

@@ -16,12 +16,13 @@ FILES = sorted((ROOT / "bisd").rglob("*.py"))
 FLOORS = [
     {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd", "bisd.files", "bisd.dsn", "bisd.address"},
     {"bisd.values", "bisd.authorities", "bisd.vigil"},
-    {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns"},
+    {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns", "bisd.traces"},
     {"bisd.metrics"},
     {"bisd.db", "bisd.egress", "bisd.client", "bisd.keyring"},
     {
         "bisd.delivery",
         "bisd.migrate",
+        "bisd.blueprint",
         "bisd.insight",
         "bisd.control",
         "bisd.fleet",

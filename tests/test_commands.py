@@ -166,21 +166,3 @@ async def test_again_and_not_any_more(shop: Shop, bisd: Run) -> None:
     assert {"replayed": 0} == told(bisd, "replay", "1", "--since", "1h")
     assert "3 deliveries to webhook 1 were taken back" in bisd("replay", "1", "--cancel").stdout
     assert 0 == await shop.owed()
-
-
-async def test_check_says_what_would_not_work(shop: Shop, bisd: Run) -> None:
-    """All is well but that keys are not encrypted, which is said; a trigger that is switched off, a URL that may not be reached
-    and a role without rights are found, each with what to do."""
-    await shop.subscribe("notification/create", URL)
-    ran = bisd("check", "--json")
-    levels = {row["subject"]: row["level"] for row in json.loads(ran.stdout)}
-    assert 0 == ran.returncode
-    assert {"warning"} == {level for subject, level in levels.items() if level != "ok"}
-    assert "not encrypted at rest" in next(row["says"] for row in json.loads(ran.stdout) if row["subject"] == "keys")
-    await shop.connection.execute("alter table bisd.event disable trigger fan_out")
-    await shop.subscribe("notification/create", "https://10.0.0.1/")
-    ran = bisd("check", "--json")
-    says = {row["subject"]: (row["level"], row["says"]) for row in json.loads(ran.stdout)}
-    assert 1 == ran.returncode
-    assert ("fault", True) == (says["triggers"][0], "fan_out on bisd.event" in says["triggers"][1])
-    assert ("warning", True) == (says["egress"][0], "1 webhooks that are on: 2" in says["egress"][1])

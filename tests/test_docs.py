@@ -21,6 +21,7 @@ from standardwebhooks import Webhook as StandardWebhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from bisd import __version__
+from bisd.check import Level, Subject
 from bisd.cli import bisd as command_line
 from bisd.config import Config, load
 from bisd.delivery.message import compose
@@ -39,10 +40,10 @@ OUR_OWN = {
     "enliven_webhook", "fan_out", "filter_fault", "forget_attachment", "forget_faults", "forget_webhooks", "header_fault",
     "insert_events", "is_owed", "keep_plan", "keep_webhook", "lock_plans", "make_partition", "make_partitions", "mark_sent",
     "max_body_bytes", "members", "new_api_key", "no_event", "notification_created", "notification_json", "notification_sent",
-    "owing", "passes", "plan_changed", "record_faults", "refuse_event", "report", "require_account", "require_attachable",
-    "require_expression", "require_plan", "require_topic", "require_url", "require_webhook", "reread_webhook", "restamp",
-    "resume_account", "ring", "sample", "seal_keys", "stamp_webhook", "url_fault", "utc", "visible_columns", "webhook_state",
-    "webhooks_changed",
+    "owing", "passes", "plan_changed", "recent", "record_faults", "refuse_event", "report", "require_account",
+    "require_attachable", "require_expression", "require_plan", "require_topic", "require_url", "require_webhook",
+    "reread_webhook", "restamp", "resume_account", "ring", "sample", "seal_keys", "stamp_webhook", "url_fault", "utc",
+    "visible_columns", "webhook_state", "webhooks_changed",
 }  # fmt: skip
 
 
@@ -103,7 +104,8 @@ def composed(body: bytes = b'{"notification_id":1,"product":{"product_title":"Th
     """A request as it is sent now, while a rotation of keys overlaps: with every header that there is."""
     now = datetime.now(UTC)
     webhook = Webhook(1, 1, "https://teas.example.com/", KEY, "bis_" + "4" * 64, now + timedelta(hours=1), None, True)
-    return compose(webhook, Delivery(1, 7, now, now, now, 0, "notification/create", body, len(body)), now)
+    delivery = Delivery(1, 7, now, now, now, 0, "notification/create", body, len(body))
+    return compose(webhook, delivery._replace(traceparent=f"00-{'a' * 32}-{'b' * 16}-01"), now)
 
 
 def test_the_shipped_configuration_is_the_defaults() -> None:
@@ -184,6 +186,20 @@ def test_every_path_is_in_the_readme() -> None:
     service = Service(Config(), "postgresql://bisd@db.example.com/shop")
     paths = [route.path for route in service.routes()]
     assert paths == re.findall(r"^\| `(/\w+)` \|", section("Health"), re.MULTILINE)
+
+
+def test_everything_that_the_doctor_looks_at_is_in_the_readme() -> None:
+    """The table in README.md has every subject, in the order in which findings come, and no other; and every level is told."""
+    told = section("The doctor")
+    assert [subject.value for subject in Subject] == re.findall(r"^\| `([a-z]+)` \|", told, re.MULTILINE)
+    assert set() == {level.value for level in Level if f"`{level.value}`" not in told}
+
+
+def test_every_attribute_of_a_span_is_in_the_readme() -> None:
+    """README.md's table of a span names what bisd puts into one, and nothing else."""
+    made = set(re.findall(r'"((?:http|server|error|bisd)\.[a-z_.]+)"', (ROOT / "bisd/traces.py").read_text(encoding="utf-8")))
+    rows = re.findall(r"^\| (`[a-z_.]+`(?:, `[a-z_.]+`)*) \|", section("Traces"), re.MULTILINE)
+    assert made == {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
 
 
 def test_every_code_is_in_the_readme() -> None:

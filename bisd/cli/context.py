@@ -21,6 +21,8 @@ from bisd.errors import ConfigurationError, NotPermittedError, RequestRefusedErr
 
 Result = TypeVar("Result")
 
+_FILE = "bisd.config"
+
 
 def with_file(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command the name of its configuration's file, or None; --config may stand before the command or after it."""
@@ -28,7 +30,8 @@ def with_file(command: Callable[..., Any]) -> Callable[..., Any]:
     @click.option("--config", "own", type=click.Path(path_type=Path), help="The deployment's TOML file.")
     @functools.wraps(command)
     def wrapped(own: Path | None, **options: object) -> object:
-        return command(own or click.get_current_context().find_root().obj, **options)
+        file = click.get_current_context().meta[_FILE] = own or click.get_current_context().find_root().obj
+        return command(file, **options)
 
     return wrapped
 
@@ -44,6 +47,12 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
         return command(config, **options)
 
     return wrapped
+
+
+def config_file() -> Path | None:
+    """Where this command's configuration came from, if not from the environment alone."""
+    file: Path | None = click.get_current_context().meta[_FILE]
+    return file
 
 
 def ask(config: Config, question: Callable[[db.Connection], Awaitable[Result]]) -> Result:

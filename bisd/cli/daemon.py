@@ -17,18 +17,15 @@ from aiohttp import http_parser
 
 from bisd import db, embedded, log, scrutiny
 from bisd import migrate as migration
-from bisd.check import Finding, Level
+from bisd.check import Level, host
 from bisd.check import check as checks
-from bisd.cli.context import connected, told, with_config, with_file
+from bisd.cli.context import config_file, connected, told, with_config, with_file
 from bisd.cli.output import json_option, show_rows
 from bisd.config import Config
 from bisd.demo import Demo, Shown
 from bisd.errors import BisdError, ParserMissingError
 from bisd.receiver import Received, Receiver
 from bisd.service import Service
-
-# The database, names being resolved, connections that are kept open for a moment, and those of the HTTP face.
-_OTHER_FILES = 200
 
 
 @click.command()
@@ -70,7 +67,7 @@ def run(file: Path | None) -> None:
     log.configure(config.log.level, config.log.format)
     scrutiny.tell(config, file)
     dsn = db.resolve_dsn(config.database)
-    _open_more(config.delivery.max_in_flight)
+    _open_more(host.files_needed(config))
 
     def reread() -> Config:
         config = scrutiny.read(file, os.environ)
@@ -98,11 +95,10 @@ def _require_parser() -> None:
         raise ParserMissingError
 
 
-def _open_more(in_flight: int) -> None:
+def _open_more(needed: int) -> None:
     """As many files as we are allowed to: a shell's soft limit is fewer than there are connections to be in flight."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    needed = in_flight + _OTHER_FILES
     if hard != resource.RLIM_INFINITY and hard < needed:
         log.get().warning(log.Event.FILES_FEW, limit=hard, needed=needed)
 
@@ -124,18 +120,11 @@ def migrate(config: Config, check: bool) -> None:
 @json_option
 @with_config
 def check(config: Config, as_json: bool) -> None:
-    """Says what would not work: the database, rights, triggers, the session, clocks, keys, URLs. Exit 1 if something would."""
+    """Says what would not work, and what to do about it: files, server, session, schema, rights, what goes on, keys, hosts.
+    Exit 1 if something would not."""
     dsn = db.resolve_dsn(config.database)
-
-    async def find() -> list[Finding]:
-        connection = await connected(dsn)
-        try:
-            return [finding async for finding in checks(connection, config)]
-        finally:
-            await connection.close()
-
     with told():
-        findings = asyncio.run(find())
+        findings = asyncio.run(checks(dsn, config, config_file()))
     show_rows([finding._asdict() for finding in findings], as_json, "")
     click.get_current_context().exit(1 if any(finding.level is Level.FAULT for finding in findings) else 0)
 

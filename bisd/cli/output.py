@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 from rich import box
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -24,12 +24,17 @@ def show_rows(rows: Sequence[dict[str, object]], as_json: bool, empty: str) -> N
     elif not rows:
         click.echo(empty, err=True)
     else:
-        table = Table(box=box.SIMPLE_HEAD, header_style="bold")
-        for name in rows[0]:
-            table.add_column(name.replace("_", " "), justify="right" if _is_number(rows[0][name]) else "left")
-        for row in rows:
-            table.add_row(*(Text(_printable(_text(value))) for value in row.values()))
-        _print(table)
+        show(tabulate(rows))
+
+
+def tabulate(rows: Sequence[dict[str, object]]) -> Table:
+    """There is one row at least."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold")
+    for name in rows[0]:
+        table.add_column(name.replace("_", " "), justify="right" if _is_number(rows[0][name]) else "left")
+    for row in rows:
+        table.add_row(*(Text(_printable(_text(value))) for value in row.values()))
+    return table
 
 
 def show_record(record: dict[str, object], as_json: bool) -> None:
@@ -41,18 +46,18 @@ def show_record(record: dict[str, object], as_json: bool) -> None:
     table.add_column(style="bold")
     for name, value in record.items():
         table.add_row(name.replace("_", " "), Text(_printable(_text(value))))
-    _print(table)
+    show(table)
 
 
 def show_json(value: object) -> None:
     click.echo(json.dumps(value, default=_plain, ensure_ascii=False))
 
 
-def _print(table: Table) -> None:
-    console = Console()
+def show(renderable: RenderableType) -> None:
+    console = Console(highlight=False)
     if not console.is_terminal:
         console.width = _WIDE  # a file has no edge: nothing is shortened
-    console.print(table)
+    console.print(renderable)
 
 
 def _is_number(value: object) -> bool:

@@ -21,7 +21,8 @@ def compose(webhook: Webhook, delivery: Delivery, now: datetime) -> Message:
     """The request for the next attempt at `now`: the same body and webhook-id at every attempt, the timestamp fresh.
 
     Headers after the seed document (X-BIS-Signature) and the Standard Webhooks specification (webhook-*). While a rotation
-    overlaps, the previous key signs too. A webhook's own headers come last; the database holds none that is one of ours.
+    overlaps, the previous key signs too. The application's trace goes on, if it gave one (W3C Trace Context). A webhook's own
+    headers come last; the database holds none that is one of ours.
     """
     body = delivery.body
     identity = f"evt_{delivery.event_id}"
@@ -43,6 +44,8 @@ def compose(webhook: Webhook, delivery: Delivery, now: datetime) -> Message:
     if previous is not None and webhook.previous_until is not None and now < webhook.previous_until:
         headers["X-BIS-Signature-Previous"] = sign(previous, body)
         headers["webhook-signature"] += " v1," + sign(previous, signed)
+    if delivery.traceparent is not None:
+        headers["traceparent"] = delivery.traceparent
     if webhook.headers is not None:
         headers.update(webhook.headers)
     return Message(webhook.url, headers, body)

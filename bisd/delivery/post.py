@@ -138,6 +138,17 @@ class Post:
             if not self._under_way:
                 self._ended.set()
 
+    async def reach(self, url: str) -> Answer | None:
+        """Resolves, connects and shakes hands, as for a POST, and asks for nothing; None: that went well."""
+        notes, began = Notes(fresh=True), monotonic()
+        try:
+            await self._client.reach(self._destination(url), self._timeout, notes)
+        except UrlRefusedError:
+            return Refusal(Code.REFUSED_URL)
+        except _WITHOUT_ANSWER as fault:
+            return _without_answer(fault, _timings(notes, None, began), resent=False)
+        return None
+
     def _permit(self, url: str) -> Destination:
         permitted = self._egress.permit_url(url)
         return Destination(permitted.url, permitted.target, self._egress.proxy)

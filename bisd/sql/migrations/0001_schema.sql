@@ -9,6 +9,8 @@ create domain bisd.moment as timestamptz check (value between '1970-01-01' and '
 create domain bisd.topic as text check (value ~ '^[!-~]+$' and length(value) <= 128);
 create domain bisd.tally as integer check (value between 0 and 1000000);
 create domain bisd.octets as integer check (value >= 0);
+-- A traceparent of W3C Trace Context, which travels in a header.
+create domain bisd.traceparent as text check (value ~ '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$');
 
 -- Plans as data: which of them include webhooks.
 create table bisd.plan (
@@ -180,6 +182,10 @@ create table bisd.event (
     -- it goes to others.
     webhook_id bigint,
     test boolean not null default false,
+    -- The trace of the application that this happened in, if it says so: select set_config('bisd.traceparent', '00-...', true).
+    -- What is none is no fault of the insert: there is no trace then.
+    traceparent bisd.traceparent default substring(
+        current_setting('bisd.traceparent', true) from '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$'),
     primary key (id, created_at)
 ) partition by range (created_at);
 

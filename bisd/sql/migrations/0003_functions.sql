@@ -618,6 +618,30 @@ cross join lateral (
 ) owed
 where w.removed_at is null;
 
+-- What came of the attempts that ended in the last `seconds`, a minute if all of that can be read: from the end of today's
+-- partition, where alone it grows, 4 MiB at most. So it takes as long whatever there is (measured: 13 ms, with a million).
+create function bisd.recent(out seconds double precision, out delivered bigint, out failed bigint)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    today timestamp := date_trunc('day', now() at time zone 'UTC');
+    part regclass := to_regclass('bisd.attempt_' || to_char(today, 'YYYYMMDD'));
+    since timestamptz := greatest(now() - interval '1 minute', today at time zone 'UTC');
+    page bigint := greatest(0, (pg_relation_size(part) - (4 << 20)) / current_setting('block_size')::integer);
+    oldest timestamptz;
+begin
+    if part is not null then
+        execute format(
+            'select min(ended) filter (where $1 > 0), count(*) filter (where verdict = ''delivered'' and ended >= $2), '
+            'count(*) filter (where verdict <> ''delivered'' and number is not null and ended >= $2) '
+            'from (select verdict, number, attempted_at + coalesce(total_ms, 0) * interval ''1 millisecond'' as ended '
+            'from %s where ctid >= $3) ended', part)
+        into oldest, delivered, failed using page, since, format('(%s,0)', page)::tid;
+    end if;
+    seconds := extract(epoch from now() - greatest(since, oldest));
+    delivered := coalesce(delivered, 0);
+    failed := coalesce(failed, 0);
+end $$;
+
 -- How many daemons are members, and which shards nobody holds: told by the advisory locks of this database. And how many members
 -- were ended just now because they have not taken an answer for `unread`: their host is stopped or gone, and what the server
 -- still has to send to them keeps it from noticing. Only those that the caller may end: other daemons run as the same role.

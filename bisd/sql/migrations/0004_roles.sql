@@ -32,7 +32,7 @@ begin
         grant usage on schema bisd to bisd_reader;
         grant select on bisd.delivery_status, bisd.webhook_health, bisd.plan, bisd.delivery, bisd.migration to bisd_reader;
         -- A view asks for its reader's right to call what it calls.
-        grant execute on function bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz), bisd.owing() to bisd_reader;
+        grant execute on function bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz), bisd.owing(), bisd.recent() to bisd_reader;
         grant select (id, name, plan, created_at) on bisd.account to bisd_reader;
         grant select (id, account_id, topic, url, description, enabled, live, max_in_flight, rate, ordered, filter, created_at,
                       removed_at, switched_at, off_reason, failing_since, failures, warned, deactivates_at, next_probe_at,
@@ -47,7 +47,7 @@ begin
         grant update, delete on bisd.delivery to bisd_daemon;
         grant insert on bisd.attempt to bisd_daemon;
         grant execute on function bisd.make_partitions(integer), bisd.drop_partitions(text, timestamptz), bisd.restamp(),
-            bisd.forget_webhooks(timestamptz), bisd.beat(), bisd.members(interval), bisd.owing(), bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz),
+            bisd.forget_webhooks(timestamptz), bisd.beat(), bisd.members(interval), bisd.owing(), bisd.recent(), bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz),
             bisd.report(bigint, timestamptz, integer, integer, timestamptz, timestamptz, integer, text, text) to bisd_daemon;
     end if;
 end $$;

@@ -2,6 +2,7 @@
 select format('%s on bisd.%s', needed.trigger, needed.source) as missing
 from (values
     ('fan_out', 'event'), ('stamp', 'webhook'), ('changed', 'webhook'), ('changed', 'account'), ('changed', 'plan'),
+    ('enliven', 'webhook'), ('keep', 'webhook'), ('lock', 'account'), ('lock', 'plan'),
     ('created', 'notification'), ('mark_sent', 'notification'), ('sent', 'notification')
 ) as needed (trigger, source)
 where not exists (

@@ -28,7 +28,7 @@ left join lateral (select * from bisd.members($5::interval) where $5::interval i
 left join lateral (
     select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
            coalesce(e.topic, '') as topic,
-           coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes, d.test
+           coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes, d.test, e.traceparent
     from (
         select found.*, sum(found.bytes) over (rows unbounded preceding) as so_far
         from (

@@ -4,7 +4,7 @@
 -- Columns as in model.Delivery; in order within a lane. Tests go past the lanes. A delivery whose event is gone has an empty body, which no JSON is.
 select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
        coalesce(e.topic, '') as topic,
-       coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes, d.test
+       coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes, d.test, e.traceparent
 from unnest($1::bigint[], $2::timestamptz[], $3::bigint[], $4::integer[], $6::boolean[]) as lane (webhook_id, due_at, event_id, room, ordered)
 cross join lateral (
     select *

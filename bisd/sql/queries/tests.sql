@@ -1,7 +1,7 @@
 -- The tests that are owed in some shards. $1 the shards, bit n for shard n. Columns as in model.Delivery.
 select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
        coalesce(e.topic, '') as topic,
-       coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes, d.test
+       coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes, d.test, e.traceparent
 from bisd.delivery d
 left join bisd.event e on e.id = d.event_id and e.created_at = d.event_created_at
 where d.test and ($1::bigint >> (d.webhook_id & 63)::integer) & 1 = 1
