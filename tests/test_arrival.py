@@ -145,6 +145,21 @@ async def test_more_than_a_look_reads(most: int, most_octets: int, shop: Shop, c
     assert await arrival.look(ALL_SHARDS) == Arrivals([], [], [], {})
 
 
+async def test_as_many_webhooks_as_deliveries(shop: Shop, connection: db.Connection) -> None:
+    """5,000 webhooks that are switched on, each of which is owed something in the same transaction, cost what they are: what was
+    changed is told once, not with every row."""
+    arrival = await _arrival(connection)
+    async with shop.connection.transaction():
+        await shop.connection.execute(
+            "insert into bisd.webhook (account_id, topic, url, enabled) "
+            "select 1, 'a', 'https://example.com/', true from generate_series(1, 5000)"
+        )
+        await shop.connection.execute("select bisd.emit(1, 'a', '{}')")
+    async with asyncio.timeout(3):
+        arrivals = await arrival.look(ALL_SHARDS)
+    assert (5000, 5000) == (len(arrivals.changed), len(arrivals.overflowed))
+
+
 async def test_changes_of_webhooks_arrive(shop: Shop, connection: db.Connection) -> None:
     """Switching, another URL, another key and another plan are reported once each, of our shards only."""
     webhook_id = await shop.subscribe("a", "https://example.com/")

@@ -73,11 +73,10 @@ class Arrival:
         """`unread`: the fleet is counted as well, and members are ended that have taken no answer for so long."""
         asked_at = ticks()
         arguments = (self.snapshot.text, shards, self._most, self._most_octets, unread)
-        rows = await self._connection.fetch(db.query("look"), *arguments)
-        first = rows[0]
+        first, *rows = await self._connection.fetch(db.query("look"), *arguments)
         self._hear(first["looked_at"], asked_at)
         members = None if unread is None else Members(first["members"], first["free"], first["evicted"])
-        deliveries = [Delivery(*row[_DELIVERY:]) for row in rows if row[_DELIVERY] is not None]
+        deliveries = [Delivery(*row[_DELIVERY:]) for row in rows]
         if len(deliveries) >= self._most or sum(one.size for one in deliveries) >= self._most_octets:
             return await self._overflow(shards, members)
         self.snapshot = Snapshot.parse(first["snapshot"])
@@ -88,10 +87,10 @@ class Arrival:
 
     async def _overflow(self, shards: int, members: Members | None) -> Arrivals:
         """Asks again from the same snapshot: what came between the two statements is in the second one's answer."""
-        rows = await self._connection.fetch(db.query("overflow"), self.snapshot.text, shards)
-        self.snapshot = Snapshot.parse(rows[0]["snapshot"])
-        earliest = {row["webhook_id"]: row["due_at"] for row in rows if row["webhook_id"] is not None}
-        return Arrivals([], [], rows[0]["changed"], earliest, members)
+        first, *rows = await self._connection.fetch(db.query("overflow"), self.snapshot.text, shards)
+        self.snapshot = Snapshot.parse(first["snapshot"])
+        earliest = {row["webhook_id"]: row["due_at"] for row in rows}
+        return Arrivals([], [], first["changed"], earliest, members)
 
 
 class Cadence:

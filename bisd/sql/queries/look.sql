@@ -1,8 +1,8 @@
 -- What has arrived since the last look, and the snapshot that the next look goes by, read under one snapshot.
 -- $1 the last look's snapshot, as text; $2 our shards, bit n for shard n; $3 how many deliveries at most, and $4 how many
 -- octets of bodies, about; $5 null, or how long a member may take no answer: then the fleet is counted too (members, free, evicted, as
--- in bisd.members). One row per delivery; without one, a single row in which everything from webhook_id on is null. As many
--- deliveries as $3, or octets as $4: there may be more, ask overflow.sql.
+-- in bisd.members). The first row tells everything up to evicted, and no delivery; then there is one row per delivery, that tells
+-- nothing else. As many deliveries as $3, or octets as $4: there may be more, ask overflow.sql.
 --
 -- A delivery whose event is gone has an empty body, which no JSON is.
 --
@@ -22,24 +22,25 @@ select
         where ($2::bigint >> (w.id & 63)::integer) & 1 = 1
     ) as changed,
     fleet.members, fleet.free, fleet.evicted,
-    arrived.*
+    null::bigint as webhook_id, null::bigint as event_id, null::timestamptz as event_created_at, null::timestamptz as owed_since,
+    null::timestamptz as due_at, null::integer as attempts, null::text as topic, null::bytea as body, null::integer as bytes,
+    null::boolean as test, null::text as traceparent
 from (values (1)) as one
 left join lateral (select * from bisd.members($5::interval) where $5::interval is not null) fleet on true
-left join lateral (
-    select d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts,
-           coalesce(e.topic, '') as topic,
-           coalesce(convert_to(e.body::text, 'UTF8'), '') as body, d.bytes, d.test, e.traceparent
+union all
+select null, null, null, null, null, null,
+       d.webhook_id, d.event_id, d.event_created_at, d.owed_since, d.due_at, d.attempts, coalesce(e.topic, ''),
+       coalesce(convert_to(e.body::text, 'UTF8'), ''), d.bytes, d.test, e.traceparent
+from (
+    select found.*, sum(found.bytes) over (rows unbounded preceding) as so_far
     from (
-        select found.*, sum(found.bytes) over (rows unbounded preceding) as so_far
-        from (
-            select * from bisd.delivery began_since where began_since.txid >= pg_snapshot_xmax($1::text::pg_snapshot)
-            union all
-            select * from bisd.delivery in_progress
-            where in_progress.txid = any (array(select pg_snapshot_xip($1::text::pg_snapshot)))
-        ) found
-        where ($2::bigint >> (found.webhook_id & 63)::integer) & 1 = 1
-        limit $3
-    ) d
-    left join bisd.event e on e.id = d.event_id and e.created_at = d.event_created_at
-    where d.so_far - d.bytes < $4
-) arrived on true
+        select * from bisd.delivery began_since where began_since.txid >= pg_snapshot_xmax($1::text::pg_snapshot)
+        union all
+        select * from bisd.delivery in_progress
+        where in_progress.txid = any (array(select pg_snapshot_xip($1::text::pg_snapshot)))
+    ) found
+    where ($2::bigint >> (found.webhook_id & 63)::integer) & 1 = 1
+    limit $3
+) d
+left join bisd.event e on e.id = d.event_id and e.created_at = d.event_created_at
+where d.so_far - d.bytes < $4
