@@ -6,98 +6,46 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from functools import cache
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Strict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, Strict, TypeAdapter, ValidationError
 
+from bisd import files
+from bisd.address import Address
 from bisd.errors import ConfigurationError
+from bisd.values import (
+    AllowedNetwork,
+    DatabaseUrl,
+    Duration,
+    File,
+    KeyFile,
+    Listen,
+    Network,
+    Ports,
+    PositiveDuration,
+    ProxyUrl,
+    PublicUrl,
+    parse_duration,
+)
 
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
-_MAX_FILE_BYTES = 1 << 20
 _STRICT = ConfigDict(extra="forbid")
 _ENVIRONMENT = "BISD_"
 # Sections and keys whose values no fault shows: somebody may have put a password there.
 _SECRET = {"database", "keys", "egress.proxy"}
 # The command line's own.
 _NOT_SETTINGS = {"BISD_CONFIG", "BISD_LISTEN_KEY"}
-
-
-def parse_duration(text: object) -> timedelta:
-    """'15s', '1.5h', '30d' -> timedelta. Units are ms, s, m, h, d, w; at most ten years. Raises ValueError."""
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|[smhdw])", text) if isinstance(text, str) else None
-    if match is None:
-        raise ValueError('must be a duration in quotes, like "15s", "5m", "12h" or "30d"')
-    seconds = float(match[1]) * _UNITS[match[2]]
-    if seconds > 3650 * 86400:
-        raise ValueError("must be at most ten years")
-    return timedelta(seconds=seconds)
-
-
-def parse_ports(entry: object) -> tuple[int, int]:
-    """443 -> (443, 443); '8000-8099' -> (8000, 8099). Raises ValueError."""
-    if isinstance(entry, int) and not isinstance(entry, bool):
-        first = last = entry
-    elif isinstance(entry, str) and (match := re.fullmatch(r"([0-9]{1,5})-([0-9]{1,5})", entry)):
-        first, last = int(match[1]), int(match[2])
-    else:
-        raise ValueError('must be a port, like 443, or a range in quotes, like "8000-8099"')
-    if not 1 <= first <= last <= 65535:
-        raise ValueError("ports lie between 1 and 65535")
-    return first, last
-
-
-def _parse_network(text: object) -> IPv4Network | IPv6Network:
-    if not isinstance(text, str):
-        raise ValueError('must be a network in quotes, like "10.1.0.0/16"')
-    try:
-        return ip_network(text)
-    except ValueError as fault:
-        raise ValueError(f'must be a network, like "10.1.0.0/16": {fault}') from None
-
-
-def _parse_file(text: object) -> Path:
-    if not isinstance(text, str) or not text or "\0" in text:
-        raise ValueError("must be the path of a file, in quotes")
-    return Path(text)
-
-
-def _parse_key_file(text: object) -> Path:
-    if isinstance(text, str) and re.fullmatch(r"[0-9A-Fa-f]{64}|[A-Za-z0-9+/]{43}=", text):
-        raise ValueError("is a master key itself: write it to a file that only bisd reads, and name the file")
-    return _parse_file(text)
-
-
-def _positive(value: timedelta) -> timedelta:
-    if value <= timedelta(0):
-        raise ValueError("must be longer than nothing")
-    return value
-
-
-def _postgresql_url(text: str) -> str:
-    if not text.startswith(("postgresql://", "postgres://")):
-        raise ValueError("must be a URL, like postgresql://bisd@db.example.com/shop")
-    return text
-
-
-def _proxy_url(text: str) -> str:
-    if not re.fullmatch(r"http://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}/?", text):
-        raise ValueError('must be a URL with a port, and without a user name, like "http://proxy.example.com:3128"')
-    return text
-
-
-Duration = Annotated[timedelta, BeforeValidator(parse_duration)]
-PositiveDuration = Annotated[Duration, AfterValidator(_positive)]
-Ports = Annotated[tuple[int, int], BeforeValidator(parse_ports)]
-Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_parse_network)]
-File = Annotated[Path, BeforeValidator(_parse_file)]
-KeyFile = Annotated[Path, BeforeValidator(_parse_key_file)]
+# Credentials of systemd that serve where nothing else is named: of which section, under which key, and instead of which.
+_CREDENTIALS = {"dsn": ("database", "dsn_file", "dsn"), "master": ("keys", "master_file", "master_file")}
+_MOST_SHOWN = 80
 
 
 @dataclass(frozen=True)
@@ -106,8 +54,9 @@ class DatabaseConfig:
 
     __pydantic_config__ = _STRICT
 
-    dsn: Annotated[str, Strict(), AfterValidator(_postgresql_url)] | None = None
+    dsn: DatabaseUrl | None = None
     dsn_file: File | None = None
+    pool_size: Annotated[int, Strict(), Field(ge=1, le=100)] = 4
 
 
 @dataclass(frozen=True)
@@ -148,9 +97,9 @@ class RetryConfig:
         ]
     )
     base: PositiveDuration | None = None
-    factor: Annotated[float, Field(ge=1, le=100)] = 2.0
+    factor: Annotated[float, Strict(), Field(ge=1, le=100)] = 2.0
     max: PositiveDuration = timedelta(days=1)
-    jitter: Annotated[float, Field(ge=0, le=1)] = 0.1
+    jitter: Annotated[float, Strict(), Field(ge=0, le=1)] = 0.1
     max_attempts: Annotated[int, Strict(), Field(ge=1, le=1000)] = 11
     max_retry_after: Duration = timedelta(days=1)
 
@@ -171,20 +120,22 @@ class EgressConfig:
     __pydantic_config__ = _STRICT
 
     allow_http: Annotated[bool, Strict()] = False
-    allow: list[Network] = field(default_factory=list)
+    allow: list[AllowedNetwork] = field(default_factory=list)
     deny: list[Network] = field(default_factory=list)
     ports: Annotated[list[Ports], Field(min_length=1)] = field(default_factory=lambda: [(443, 443), (8443, 8443)])
     ca_file: File | None = None
-    proxy: Annotated[str, Strict(), AfterValidator(_proxy_url)] | None = None
+    proxy: ProxyUrl | None = None
 
 
 @dataclass(frozen=True)
 class HttpConfig:
-    """This version has no HTTP face yet: `listen` can only be off."""
+    """`listen` None: there is no HTTP face."""
 
     __pydantic_config__ = _STRICT
 
-    listen: Literal["off"] = "off"
+    listen: Listen = field(default_factory=lambda: Address(IPv4Address("127.0.0.1"), 8747))
+    token_file: File | None = None
+    public_url: PublicUrl | None = None
 
 
 @dataclass(frozen=True)
@@ -201,6 +152,7 @@ class LogConfig:
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "json", "console"] = "auto"
+    payloads: Annotated[bool, Strict()] = False
 
 
 @dataclass(frozen=True)
@@ -218,26 +170,31 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
 
-def load(path: Path | None, environment: Mapping[str, str]) -> Config:
-    """The deployment's configuration. Raises ConfigurationError with every fault at once, each with its key."""
+def load(path: Path | None, environment: Mapping[str, str], examine: Callable[[Config], list[str]] = lambda _: []) -> Config:
+    """The deployment's configuration. Raises ConfigurationError with every fault at once, each with its key; `examine` may
+    find more, in what is right so far."""
     faults: list[str] = []
     given = _read(path) if path is not None else {}
     _overlay(given, environment, faults)
-    try:
-        config = TypeAdapter(Config).validate_python(given)
-    except ValidationError as invalid:
-        faults += [_fault(error) for error in invalid.errors(include_url=False)]
+    _add_credentials(given, environment)
+    config, wrong = _validate(given, faults)
+    for keys, sentence in _contradictions(config):
+        if not any(key in wrong or key.partition(".")[0] in wrong for key in keys):
+            faults.append(f"{keys[0]}: {sentence}")
+    faults += examine(config)
     if faults:
         raise ConfigurationError(sorted(set(faults)))
-    return _checked(config)
+    return config
 
 
 def secret(path: Path, key: str) -> str:
     """What a `*_file` key names, less one newline at its end. Raises ConfigurationError."""
     try:
-        text = path.read_text(encoding="utf-8").removesuffix("\n")
-    except (OSError, UnicodeDecodeError) as fault:
-        raise ConfigurationError([f"{key}: {path} cannot be read: {type(fault).__name__}"]) from None
+        text = re.sub(r"\r?\n\Z", "", files.read(path).decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ConfigurationError([f"{key}: {path} is not text in UTF-8"]) from None
+    except ValueError as fault:
+        raise ConfigurationError([f"{key}: {path} {fault}"]) from None
     if not text:
         raise ConfigurationError([f"{key}: {path} is empty"])
     return text
@@ -245,19 +202,51 @@ def secret(path: Path, key: str) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        if not path.is_file():
-            raise ConfigurationError([f"{path}: there is no such configuration file"])
-        with path.open("rb") as stream:
-            octets = stream.read(_MAX_FILE_BYTES + 1)
-        if len(octets) > _MAX_FILE_BYTES:
-            raise ConfigurationError([f"{path}: is larger than a configuration can be (1 MiB)"])
-        return tomllib.loads(octets.decode("utf-8"))
-    except OSError as fault:
-        raise ConfigurationError([f"{path}: cannot be read: {fault.strerror}"]) from None
+        octets = files.read(path)
+        if octets.startswith(b"\xef\xbb\xbf"):
+            raise ValueError("begins with a byte order mark: save it without one, as plain UTF-8")
+        text = octets.decode("utf-8")
     except UnicodeDecodeError:
         raise ConfigurationError([f"{path}: is not UTF-8"]) from None
+    except ValueError as fault:
+        raise ConfigurationError([f"{path}: {fault}"]) from None
+    try:
+        return tomllib.loads(text)
     except (ValueError, RecursionError) as fault:
         raise ConfigurationError([f"{path}: is not TOML: {fault}"]) from None
+
+
+def _validate(given: dict[str, Any], faults: list[str]) -> tuple[Config, set[str]]:
+    """The configuration, what is wrong left at its default, and the keys that are: `section.key`, or a whole `section`."""
+    adapter = _adapter()
+    try:
+        return adapter.validate_python(given), set()
+    except ValidationError as invalid:
+        errors = invalid.errors(include_url=False)
+    faults += map(_fault, errors)
+    wrong = {".".join(map(str, error["loc"][:2])) for error in errors}
+    for key in wrong:
+        section, _, name = key.partition(".")
+        if name:
+            given[section].pop(name)
+        else:
+            given.pop(section)
+    return adapter.validate_python(given), wrong
+
+
+@cache
+def _adapter() -> TypeAdapter[Config]:
+    return TypeAdapter(Config)
+
+
+def _add_credentials(given: dict[str, Any], environment: Mapping[str, str]) -> None:
+    directory = environment.get("CREDENTIALS_DIRECTORY")
+    for name, (section, key, instead) in _CREDENTIALS.items():
+        table = given.setdefault(section, {})
+        if directory and isinstance(table, dict) and not {key, instead} & table.keys():
+            path = os.path.join(directory, name)
+            if os.path.isfile(path):
+                table[key] = path
 
 
 def _overlay(given: dict[str, Any], environment: Mapping[str, str], faults: list[str]) -> None:
@@ -290,12 +279,16 @@ def _fault(error: Any) -> str:
     where = [str(part) for part in error["loc"] if not (isinstance(part, str) and part.startswith("function-"))]
     key = ".".join(where)
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"{key}: is no setting{_nearest(where[-1], _keys(where[:-1]))}"
+        return f"{key}: is no setting{_home(where[-1]) or _nearest(where[-1], _keys(where[:-1]))}"
     if error["type"] == "dataclass_type":
         return f"{key}: must be a table, [{key}]"
     message = str(error["msg"]).removeprefix("Value error, ")
-    shown = "" if where[0] in _SECRET or key in _SECRET else f" (it is {error['input']!r})"
+    shown = "" if where[0] in _SECRET or key in _SECRET else f" (it is {_shortened(repr(error['input']))})"
     return f"{key}: {message[0].lower()}{message[1:]}{shown}"
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 def _keys(section: list[str]) -> list[str]:
@@ -305,26 +298,34 @@ def _keys(section: list[str]) -> list[str]:
     return [item.name for item in fields(default)] if is_dataclass(default) else []
 
 
+def _home(name: str) -> str:
+    """Where a key belongs that stands in another section."""
+    homes = [f"[{section}]" for section in _keys([]) if name in _keys([section])]
+    return f"; it belongs to {' or '.join(homes)}" if homes else ""
+
+
 def _nearest(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _checked(config: Config) -> Config:
-    """What a single key cannot tell."""
-    faults = []
+def _contradictions(config: Config) -> Iterator[tuple[tuple[str, str], str]]:
+    """What a single key cannot tell: the two that do not go together, and what the first one is."""
     if config.database.dsn and config.database.dsn_file:
-        faults.append("database.dsn: is given twice, here and in dsn_file: keep one")
+        yield ("database.dsn", "database.dsn_file"), "is given twice, here and in dsn_file: keep one"
     if config.keys.retired_files and config.keys.master_file is None:
-        faults.append("keys.retired_files: retired master keys need a current one beside them: name its file in master_file")
+        sentence = "retired master keys need a current one beside them: name its file in master_file"
+        yield ("keys.retired_files", "keys.master_file"), sentence
     if config.delivery.connect_timeout > config.delivery.timeout:
-        faults.append("delivery.connect_timeout: is longer than delivery.timeout, which covers the whole attempt")
+        sentence = "is longer than delivery.timeout, which covers the whole attempt"
+        yield ("delivery.connect_timeout", "delivery.timeout"), sentence
     if config.retry.base is not None and config.retry.base > config.retry.max:
-        faults.append("retry.base: is longer than retry.max")
+        yield ("retry.base", "retry.max"), "is longer than retry.max"
     if config.egress.proxy is not None and config.egress.allow_http:
-        faults.append("egress.allow_http: plain HTTP does not go through egress.proxy; keep one")
+        yield ("egress.allow_http", "egress.proxy"), "plain HTTP does not go through egress.proxy; keep one"
     if config.delivery.max_in_flight_per_webhook > config.delivery.max_in_flight:
-        faults.append("delivery.max_in_flight_per_webhook: is more than delivery.max_in_flight")
-    if faults:
-        raise ConfigurationError(faults)
-    return config
+        yield ("delivery.max_in_flight_per_webhook", "delivery.max_in_flight"), "is more than delivery.max_in_flight"
+    listen = config.http.listen
+    if isinstance(listen, Address) and not listen.host.is_loopback and config.http.token_file is None:
+        sentence = "can be reached from other machines: name a file with a token in http.token_file, or listen on 127.0.0.1"
+        yield ("http.listen", "http.token_file"), f"{listen} {sentence} or on a unix socket"

@@ -111,7 +111,8 @@ class Demo:
 
 
 def _reaching(config: Config, url: str) -> Config:
-    """The demo's receiver listens on this machine, without TLS: its address and port are allowed, and nothing else."""
+    """The demo's receiver listens on this machine, without TLS: its address and port are allowed, and nothing else. Its
+    daemon has no HTTP face, which would be in the way of a real one's."""
     port = int(url.rsplit(":", 1)[1].strip("/"))
     egress = replace(config.egress, allow_http=True, allow=[ip_network("127.0.0.1/32")], ports=[(port, port)])
-    return replace(config, egress=egress)
+    return replace(config, egress=egress, http=replace(config.http, listen=None))

@@ -58,6 +58,10 @@ class Health:
         """When the next probe may go; None while it is not parked."""
         return self._standing.next_probe_at
 
+    def change(self, limits: Limits) -> None:
+        """From the next failure on, it is deactivated by these."""
+        self._limits = limits
+
     def succeed(self) -> Report | None:
         """An attempt was taken."""
         told, self._told, self._standing, self.failing_since = self._told, WELL, WELL, None

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from contextlib import suppress
 
 from bisd import db, log
 from bisd.config import RetentionConfig
 from bisd.keyring import Keyring
 from bisd.sealing import seal_accounts
+from bisd.sessions import Sessions
 
 _EVERY = 3600.0
 _AGAIN = 60.0
@@ -19,23 +20,33 @@ _DAYS_AHEAD = 7
 
 
 class Housekeeping:
-    def __init__(self, connect: Callable[[], Awaitable[db.Connection]], retention: RetentionConfig, keyring: Keyring) -> None:
-        self._connect = connect
+    def __init__(self, sessions: Sessions, retention: RetentionConfig, keyring: Keyring) -> None:
+        self._sessions = sessions
         self._retention = retention
         self._keyring = keyring
+        self._stir = asyncio.Event()
         self._log = log.get()
+
+    def change(self, retention: RetentionConfig) -> None:
+        """From now on, and at once, so much is kept."""
+        if retention != self._retention:
+            self._retention = retention
+            self._stir.set()
 
     async def run(self) -> None:
         """Once an hour, until cancelled. What a busy table or a lost database prevents is tried again a minute later; meanwhile
         the default partition takes what has none of its own."""
         while True:
+            self._stir.clear()
             try:
                 await self._keep()
                 wait = _EVERY
             except db.ANY as fault:
                 self._log.warning(log.Event.HOUSEKEEPING_PUT_OFF, error=type(fault).__name__)
                 wait = _AGAIN
-            await asyncio.sleep(wait)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._stir.wait()
 
     async def seal(self) -> None:
         """Once a minute, until cancelled: SQL that makes or rotates a key has no master key to seal it with."""
@@ -47,17 +58,13 @@ class Housekeeping:
             await asyncio.sleep(_SEAL_EVERY)
 
     async def _seal(self) -> None:
-        connection = await self._connect()
-        try:
+        async with self._sessions.borrow() as connection:
             sealing = await seal_accounts(connection, self._keyring, rewrap=False)
             if sealing.keys:
                 self._log.info(log.Event.KEYS_SEALED, count=sealing.keys)
-        finally:
-            connection.terminate()
 
     async def _keep(self) -> None:
-        connection = await self._connect()
-        try:
+        async with self._sessions.borrow() as connection:
             await connection.execute(db.query("patience"), f"{_PATIENCE}s")
             made = await connection.fetchval(db.query("make_partitions"), _DAYS_AHEAD, timeout=_PATIENCE)
             if made:
@@ -67,5 +74,3 @@ class Housekeeping:
                 if dropped:
                     self._log.info(log.Event.PARTITIONS_DROPPED, names=dropped)
             await connection.execute(db.query("forget"), self._retention.attempts)
-        finally:
-            connection.terminate()

@@ -23,6 +23,7 @@ from bisd.fleet import UNREAD, Fleet, mask
 from bisd.health import Report
 from bisd.keyring import Keyring
 from bisd.lanes import Lanes
+from bisd.metrics import Metrics
 from bisd.model import SHARDS, Delivery, Members, Standing, Webhook
 
 # A little less than two sweeps, so that it is every second one that counts.
@@ -47,6 +48,7 @@ class Intake:
         clock: Clock,
         wake: Callable[[], None],
         report: Callable[[Report], None],
+        metrics: Metrics,
     ) -> None:
         self.ready = asyncio.Event()
         self._connect = connect
@@ -55,9 +57,21 @@ class Intake:
         self._clock = clock
         self._wake = wake
         self._report = report
+        self._metrics = metrics
+        self._session: Session | None = None
         self._stir = asyncio.Event()
+        self._turned_at = monotonic()
         self._lost = False
         self._log = log.get()
+
+    @property
+    def fleet(self) -> Fleet | None:
+        """How the fleet is, and which part of it is ours; None without a session."""
+        return None if self._session is None else self._session.fleet
+
+    def still(self) -> float:
+        """For how many seconds it has done nothing, not even failed."""
+        return monotonic() - self._turned_at
 
     def refill(self) -> None:
         """A lane is hungry: there is no need to wait for the bell."""
@@ -72,7 +86,9 @@ class Intake:
     async def _serve(self) -> None:
         connection = await self._connect()
         try:
-            session = Session(connection, self._keyring, self._lanes, self._clock, self._wake, self._report, self._stir)
+            session = self._session = Session(
+                connection, self._keyring, self._lanes, self._clock, self._turn, self._report, self._stir, self._metrics
+            )
             await session.begin()
             if self._lost:
                 self._lost = False
@@ -84,10 +100,16 @@ class Intake:
             raise
         finally:
             self.ready.clear()
+            self._session = None
             self._lanes.close(range(SHARDS))
             connection.terminate()
 
+    def _turn(self) -> None:
+        self._turned_at = monotonic()
+        self._wake()
+
     def _lose(self, fault: BaseException) -> None:
+        self._turned_at = monotonic()
         if not self._lost:
             self._lost = True
             self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="intake")
@@ -105,14 +127,16 @@ class Session:
         wake: Callable[[], None],
         report: Callable[[Report], None],
         stir: asyncio.Event,
+        metrics: Metrics,
     ) -> None:
+        self.fleet = Fleet(connection)
         self._connection = connection
         self._keyring = keyring
         self._lanes = lanes
         self._wake = wake
         self._report = report
         self._stir = stir
-        self._fleet = Fleet(connection)
+        self._metrics = metrics
         self._arrival = Arrival(connection, clock.hear)
         self._cadence = Cadence()
         self._open: frozenset[int] = frozenset()
@@ -127,7 +151,7 @@ class Session:
         if restamped:
             self._log.warning(log.Event.RESTAMPED, count=restamped)
         await self._arrival.begin()
-        await self._fleet.join()
+        await self.fleet.join()
         await self._look()
 
     async def run(self) -> None:
@@ -140,6 +164,7 @@ class Session:
                 await self._pause()
 
     def _ring(self, *_: object) -> None:
+        self._metrics.bells += 1
         self._cadence.rung(monotonic())
         self._rung = True
         self._look_at = self._rested_at
@@ -157,17 +182,17 @@ class Session:
     async def _tend(self, members: Members) -> None:
         """Takes and opens shards up to our share; closes what is beyond it, and lets it go when nothing is busy there."""
         await self._beat()
-        tending = await self._fleet.tend(members)
-        await self._open_shards((self._fleet.held - tending.surplus) - self._open)
-        self._open = self._fleet.held - tending.surplus
+        tending = await self.fleet.tend(members)
+        await self._open_shards((self.fleet.held - tending.surplus) - self._open)
+        self._open = self.fleet.held - tending.surplus
         for report in self._lanes.untold(tending.surplus):
             self._report(report)
         going = tending.surplus - self._lanes.close(tending.surplus) if tending.surplus else frozenset()
         if going:
-            await self._fleet.release(going)
+            await self.fleet.release(going)
         for event, count in ((log.Event.SHARDS_TAKEN, len(tending.taken)), (log.Event.SHARDS_RELEASED, len(going))):
             if count:
-                self._log.info(event, count=count, held=len(self._fleet.held), members=self._fleet.members)
+                self._log.info(event, count=count, held=len(self.fleet.held), members=self.fleet.members)
 
     async def _beat(self) -> None:
         """Now and then, and before the first webhook is read: what it failed to take while no daemon ran does not count."""
@@ -198,6 +223,7 @@ class Session:
         self._lanes.begin_read()
         arrivals = await self._arrival.look(mask(self._open), UNREAD if began >= self._tend_at else None)
         now = monotonic()
+        self._metrics.looked(now - began, len(arrivals.deliveries) + len(arrivals.tests))
         self._rested_at = now + _REST * (now - began)
         self._look_at = self._rested_at if self._rung else now + self._cadence.wait(self._arrival.snapshot, now)
         await self._open_lanes(arrivals)

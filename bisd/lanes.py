@@ -11,7 +11,7 @@ been heard for a while get a part at most, and beyond one each a small part: the
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from heapq import heappop, heappush
@@ -38,6 +38,14 @@ class Turn(NamedTuple):
     now: datetime
 
 
+class Count(NamedTuple):
+    """Lanes by state, how many deliveries they hold that are not in flight, and whether the table holds more."""
+
+    lanes: Counter[str]
+    held: int
+    more: bool
+
+
 class Lanes:
     """Those with something to send take turns, one delivery each."""
 
@@ -61,8 +69,7 @@ class Lanes:
         self._lanes: dict[int, Lane] = {}
         self._turns: Turns[Lane] = Turns()
         self._doubted = 0
-        self._most_doubted = max(1, int(in_flight * _DOUBTED))
-        self._most_doubted_twice = int(in_flight * _DOUBTED_TWICE)
+        self._bound(in_flight)
         self._aside: dict[int, Lane] = {}
         self._aside_twice: dict[int, Lane] = {}
         self._timers: list[tuple[datetime, int]] = []
@@ -72,9 +79,29 @@ class Lanes:
         self._tests: deque[tuple[Webhook, Delivery]] = deque()
         self._testing: dict[int, int] = {}
 
+    def limit(self, ceiling: int, limits: Limits, in_flight: int) -> None:
+        """The configuration was changed: these hold from now on, for the lanes that exist too."""
+        self._ceiling = ceiling
+        self._limits = limits
+        self._bound(in_flight)
+        for lane in self._lanes.values():
+            lane.limit(ceiling, limits)
+        for aside in (self._aside, self._aside_twice):
+            while aside:  # whom there is still no room for is set aside again when its turn comes
+                self._recall(aside.popitem()[1])
+
+    def _bound(self, in_flight: int) -> None:
+        self._most_doubted = max(1, int(in_flight * _DOUBTED))
+        self._most_doubted_twice = int(in_flight * _DOUBTED_TWICE)
+
     @property
     def in_flight(self) -> int:
         return sum(lane.in_flight for lane in self._lanes.values())
+
+    def count(self) -> Count:
+        """Looks at every lane: for who asks now and then."""
+        lanes = self._lanes.values()
+        return Count(Counter([lane.state for lane in lanes]), sum(map(len, lanes)), any(lane.horizon < END for lane in lanes))
 
     @property
     def starving(self) -> bool:

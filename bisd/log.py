@@ -1,7 +1,7 @@
 """Log events: every name in one place, fields beside it, never a sentence with holes.
 
 Nothing secret and nobody's data is ever a field: no key, no signature, no body, no URL beyond its host, no text of an error
-that a peer may have written.
+that a peer may have written. PAYLOAD is what somebody asked for, by [log] payloads.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -20,8 +21,13 @@ class Event(StrEnum):
     """What is worth a line, with its fields."""
 
     STARTED = "started"  # version
+    CONFIGURATION_DOUBTFUL = "configuration_doubtful"  # key, reason
     FILES_FEW = "files_few"  # limit, needed
     READY = "ready"  # shards
+    RELOADED = "reloaded"  # changed
+    RELOAD_REFUSED = "reload_refused"  # faults
+    CONFIGURATION_UNCHANGED = "configuration_unchanged"  # keys
+    STALLED = "stalled"  # loops, lag
     STOPPING = "stopping"  # in_flight
     STOPPED = "stopped"
     DATABASE_LOST = "database_lost"  # error, what
@@ -30,6 +36,7 @@ class Event(StrEnum):
     SHARDS_RELEASED = "shards_released"  # count, held, members
     MEMBER_EVICTED = "member_evicted"  # count
     ATTEMPT_FAILED = "attempt_failed"  # webhook_id, event_id, number, verdict, status, code
+    PAYLOAD = "payload"  # webhook_id, event_id, body, answer
     KEY_UNREADABLE = "key_unreadable"  # account_id, webhook_id
     KEYS_SEALED = "keys_sealed"  # count
     WEBHOOK_DEACTIVATED = "webhook_deactivated"  # webhook_id, reason
@@ -42,6 +49,21 @@ class Event(StrEnum):
     PARTITIONS_DROPPED = "partitions_dropped"  # names
     HOUSEKEEPING_PUT_OFF = "housekeeping_put_off"  # error
     RESTAMPED = "restamped"  # count
+    HTTP_LISTENING = "http_listening"  # address
+    BACKLOG_UNKNOWN = "backlog_unknown"  # error
+
+
+class _Sink:
+    """Standard error, for as long as somebody reads it: a disk that is full, or a reader that is gone, is no reason to deliver
+    nothing."""
+
+    def write(self, line: str) -> None:
+        with suppress(OSError):
+            sys.stderr.write(line)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure(level: str, form: str) -> None:
@@ -57,7 +79,7 @@ def configure(level: str, form: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, _Sink())),
         cache_logger_on_first_use=False,
     )
 

@@ -103,6 +103,8 @@ class Outage:
     def __init__(self) -> None:
         self.quiet = True
         """Nothing is amiss, and has not been of late: there is nothing to ask here."""
+        self.number = 0
+        """How many there have been."""
         self._pace = Pace(1, None)
         self._faults = 0
         self._pauses = 0
@@ -118,7 +120,9 @@ class Outage:
             return None
         pause = min(timedelta(seconds=1 << min(self._pauses, 10)), _LONGEST_PAUSE)
         self._pauses += 1
-        self._since = self._since or now
+        if self._since is None:
+            self._since = now
+            self.number += 1
         self._probing = False
         self._until = now + pause
         return pause
@@ -152,6 +156,10 @@ class Outage:
             self._probing = True
         elif self._pace.not_before is not None:
             self._pace.sent(now)
+
+    @property
+    def lasts(self) -> bool:
+        return self._since is not None
 
     @property
     def resumes_at(self) -> datetime | None:

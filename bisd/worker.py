@@ -34,6 +34,7 @@ from bisd.model import (
 )
 
 _IDLE_WORKERS = 64
+_SHOWN = 16 << 10
 
 
 class Worker:
@@ -41,11 +42,19 @@ class Worker:
 
     def __init__(self, lanes: Lanes, post: Post, policy: Policy, writeback: Writeback, clock: Clock) -> None:
         self._lanes = lanes
-        self._post = post
+        self.post = post
         self._policy = policy
         self._writeback = writeback
         self._clock = clock
+        self._payloads = False
         self._log = log.get()
+
+    def change(self, post: Post, policy: Policy, payloads: bool) -> None:
+        """From the next attempt on these serve; what is under way ends by its own `post`. `payloads`: whether bodies and
+        answers are logged."""
+        self.post = post
+        self._policy = policy
+        self._payloads = payloads
 
     async def deliver(self, turn: Turn) -> None:
         """One attempt, and all that follows from it."""
@@ -55,12 +64,14 @@ class Worker:
         ended = began
         if not self._policy.lapsed(webhook, delivery, began):
             try:
-                answer = await self._post.send(compose(webhook, delivery, began))
+                answer = await self.post.send(compose(webhook, delivery, began))
             except Exception as fault:  # the boundary: a fault of ours puts this delivery off, and never ends the daemon
                 self._log.error(log.Event.INTERNAL_FAULT, error=type(fault).__name__, where=log.place(fault))
                 answer = Fault(Code.INTERNAL)
             ended = self._clock.now()
             verdict = self._policy.judge(webhook, delivery, answer, ended)
+            if self._payloads:
+                self._show(delivery, answer)
         self._writeback.add(Outcome(delivery, began, answer, verdict))
         took = self._policy.took(answer)
         if took is Took.NO and not is_sure(self._clock):
@@ -88,6 +99,15 @@ class Worker:
                 self._lanes.forgive(lasted, now)
                 self._log.info(log.Event.OUTAGE_OVER, seconds=round(lasted.total_seconds(), 3))
 
+    def _show(self, delivery: Delivery, answer: Answer) -> None:
+        self._log.debug(
+            log.Event.PAYLOAD,
+            webhook_id=delivery.webhook_id,
+            event_id=delivery.event_id,
+            body=_text(delivery.body),
+            answer=_text(answer.body) if isinstance(answer, Response) else None,
+        )
+
     def _tell(self, delivery: Delivery, answer: Answer | None, verdict: Verdict) -> None:
         self._log.info(
             log.Event.ATTEMPT_FAILED,
@@ -113,6 +133,11 @@ def _error(answer: Answer | None) -> str:
             assert_never(answer)
 
 
+def _text(octets: bytes) -> str:
+    """As much of it as a line of journald holds."""
+    return octets[:_SHOWN].decode("utf-8", "replace")
+
+
 class Workers:
     """As many workers as there is something to send. `refill` is called when a lane runs low."""
 
@@ -123,16 +148,22 @@ class Workers:
         self._lanes = lanes
         self._clock = clock
         self._group = group
-        self._most = most
+        self.most = most
         self._refill = refill
         self._idle: list[asyncio.Future[Turn | None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
 
+    def change(self, most: int) -> None:
+        """From now on so many at most; those that are more end with what they carry."""
+        self.most = most
+        self._dismiss()
+        self.wake()
+
     def wake(self) -> None:
         """Sets workers to whatever can be sent now, and a timer for what can be sent next."""
-        while not self._stopping and (self._idle or len(self._tasks) < self._most):
+        while not self._stopping and (self._idle or len(self._tasks) < self.most):
             turn = self._next()
             if turn is None:
                 self._set_timer()
@@ -149,14 +180,17 @@ class Workers:
         self._stopping = True
         if self._timer is not None:
             self._timer.cancel()
-        for idle in self._idle:
-            idle.set_result(None)
-        self._idle.clear()
+        self._dismiss()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=patience)
         self.cut()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _dismiss(self) -> None:
+        for idle in self._idle:
+            idle.set_result(None)
+        self._idle.clear()
 
     def cut(self) -> None:
         for task in self._tasks:
@@ -166,10 +200,15 @@ class Workers:
         """How many workers have something in flight."""
         return len(self._tasks) - len(self._idle)
 
+    @property
+    def idle(self) -> int:
+        """How many wait for something to send."""
+        return len(self._idle)
+
     async def _work(self, turn: Turn | None) -> None:
         while turn is not None:
             await self._worker.deliver(turn)
-            turn = self._next() or await self._wait()
+            turn = None if len(self._tasks) > self.most else self._next() or await self._wait()
 
     def _next(self) -> Turn | None:
         turn = None if self._stopping or not is_sure(self._clock) else self._lanes.next(self._clock.now())

@@ -14,12 +14,25 @@ FILES = sorted((ROOT / "bisd").rglob("*.py"))
 
 # From the ground floor up; a module imports only from floors below its own.
 FLOORS = [
-    {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd"},
+    {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd", "bisd.files", "bisd.dsn", "bisd.address"},
+    {"bisd.values", "bisd.authorities", "bisd.vigil"},
     {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns"},
+    {"bisd.metrics"},
     {"bisd.db", "bisd.egress", "bisd.client", "bisd.keyring"},
-    {"bisd.delivery", "bisd.migrate", "bisd.insight", "bisd.control", "bisd.fleet", "bisd.sealing"},
+    {
+        "bisd.delivery",
+        "bisd.migrate",
+        "bisd.insight",
+        "bisd.control",
+        "bisd.fleet",
+        "bisd.sealing",
+        "bisd.sessions",
+        "bisd.scrutiny",
+    },
     {"bisd.lanes", "bisd.check"},
-    {"bisd.intake", "bisd.worker", "bisd.housekeeping"},
+    {"bisd.intake", "bisd.worker", "bisd.housekeeping", "bisd.backlog"},
+    {"bisd.vitals", "bisd.reload"},
+    {"bisd.admin"},
     {"bisd.service", "bisd.receiver"},
     {"bisd.demo", "bisd.bench"},
     {"bisd.cli"},
@@ -33,6 +46,9 @@ def _name(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
+MODULES = {_name(file) for file in FILES}
+
+
 @cache
 def _imports(path: Path) -> set[str]:
     """Modules of ours that this one imports, wherever in the file: in functions and for types only, too."""
@@ -44,7 +60,7 @@ def _imports(path: Path) -> set[str]:
             assert node.level == 0, f"{path}: relative import"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in {_name(file) for file in FILES} else str(node.module))
+                found.add(inner if inner in MODULES else str(node.module))
     return {name for name in found if name.split(".")[0] == "bisd"} - {"bisd"}
 
 
@@ -65,6 +81,7 @@ def test_imports_run_downward(path: Path) -> None:
         assert _floor(imported) < _floor(name) or (same_package and imported not in _importers(name)), imported
 
 
+@cache
 def _importers(name: str) -> set[str]:
     """Everything that imports `name`, directly or through others."""
     edges = {_name(path): _imports(path) for path in FILES}

@@ -50,7 +50,7 @@ def test_a_subscription_by_hand(bisd: Run) -> None:
         (["delivery", "show", "-1"], 2, "No such option"),
         (["account", "add", "", "--plan", "medium"], 1, "an account needs a name"),
         (["frobnicate"], 2, "No such command"),
-        (["--config", "/nowhere.toml", "run"], 2, "there is no such configuration file"),
+        (["--config", "/nowhere.toml", "run"], 2, "cannot be read: No such file or directory"),
     ],
 )
 def test_faults_are_told_in_a_sentence(bisd: Run, arguments: list[str], code: int, sentence: str) -> None:

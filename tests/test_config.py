@@ -19,11 +19,10 @@ from bisd.config import (
     EgressConfig,
     RetryConfig,
     load,
-    parse_duration,
-    parse_ports,
     secret,
 )
 from bisd.errors import ConfigurationError
+from bisd.values import parse_duration, parse_ports
 
 HIDDEN = "hunter2"
 Write = Callable[[str | bytes], Path]

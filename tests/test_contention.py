@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -230,3 +231,30 @@ async def test_partitions_are_not_dropped_by_an_unknown_time(shop: Shop) -> None
         with pytest.raises(asyncpg.PostgresError) as refusal:
             await shop.connection.execute("select bisd.drop_partitions($1, null)", parent)
         assert "BISD0" == refusal.value.sqlstate
+
+
+async def test_live_is_what_the_switch_and_the_plan_say(shop: Shop, connect: Connect) -> None:
+    """Owners switch webhooks and change plans while plans gain and lose webhooks, from eight sessions at once: nobody is ended
+    by a deadlock, and in the end a webhook is live if it is switched on and its account's plan has webhooks, and no other."""
+    for _ in range(2):
+        account = await shop.connection.fetchval("select id from bisd.create_account('another', 'medium')")
+        await shop.connection.execute(
+            "select bisd.create_webhook($1, 'a', 'https://example.com/') from generate_series(1, 4)", account
+        )
+    acts = ["select bisd.enable_webhook($1)", "select bisd.disable_webhook($1)"]
+    acts += [f"select bisd.set_plan(1 + $1 % 3, '{plan}')" for plan in ("small", "medium", "large")]
+    acts += [f"update bisd.plan set webhooks = {value} where name <> 'small' and $1 > 0" for value in ("true", "false")]
+    acts += ["select bisd.rotate_key(1 + $1 % 3, '0')"]
+
+    async def act(number: int) -> None:
+        connection, dice = await connect(), random.Random(number)
+        for _ in range(60):
+            await connection.execute(dice.choice(acts), dice.randrange(1, 9))
+
+    await asyncio.gather(*(act(number) for number in range(8)))
+    rows = await shop.connection.fetch(
+        "select w.live, w.enabled and p.webhooks as said from bisd.webhook w "
+        "join bisd.account a on a.id = w.account_id join bisd.plan p on p.name = a.plan"
+    )
+    assert [row["said"] for row in rows] == [row["live"] for row in rows]
+    assert len(rows) == 8

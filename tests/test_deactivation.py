@@ -63,22 +63,23 @@ async def test_fifty_failures_at_once_are_one_deactivation(shop: Shop, receiver:
 
     async def answer(request: web.Request) -> web.StreamResponse:
         if not failing or request.path == "/owner":
+            await asyncio.sleep(0.1)  # beside which it is no delay that a busy machine makes
             return web.Response()
         await together.wait()
         return web.Response(status=500)
 
     receiver.answer = answer
     async with running(_config(ca_file, 20, wait=60, max_in_flight_per_webhook=64), dsn):
-        await shop.notify(2_500)  # so that it may have 50 in flight
-        await receiver.received(2_500)
+        await shop.notify(1_600)  # so that it may have 50 in flight
+        await receiver.received(1_600)
         await eventually(lambda: _nothing_owed(shop))
         failing = True
         await shop.notify(50)
-        await receiver.received(2_551)
+        await receiver.received(1_651)
         await eventually(lambda: _counts(shop, webhook_id, 50))
     assert (await _news(shop)).count("deactivated") == 1
     assert [got.path for got in receiver.requests].count("/owner") == 1
-    assert await shop.statuses() == [("delivered", 1, 200, None)] * 2_500 + [("held", 1, 500, "status")] * 50 + [
+    assert await shop.statuses() == [("delivered", 1, 200, None)] * 1_600 + [("held", 1, 500, "status")] * 50 + [
         ("delivered", 1, 200, None)
     ]
 

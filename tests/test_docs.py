@@ -26,6 +26,7 @@ from bisd.config import Config, load
 from bisd.delivery.message import compose
 from bisd.log import Event
 from bisd.model import Code, Delivery, Message, Webhook
+from bisd.service import Service
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,13 +35,14 @@ KEY = "bis_" + "5" * 64
 MIGRATIONS = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "bisd/sql/migrations").iterdir()))
 # Functions that only bisd itself calls: triggers, the daemon's, and parts of others.
 OUR_OWN = {
-    "account_changed", "attached_key", "attached_query", "attached_text", "beat", "cancel_all", "drop_partitions", "fan_out",
-    "filter_fault", "forget_attachment", "forget_faults", "forget_webhooks", "header_fault", "insert_events", "is_owed",
-    "keep_webhook", "make_partition", "make_partitions", "mark_sent", "max_body_bytes", "new_api_key", "no_event",
-    "notification_created", "notification_json", "notification_sent", "owing", "passes", "plan_changed", "record_faults",
-    "report", "require_account", "require_attachable", "require_expression", "require_plan", "require_topic", "require_url",
-    "require_webhook", "reread_webhook", "restamp", "resume_account", "ring", "sample", "seal_keys", "stamp_webhook",
-    "url_fault", "utc", "visible_columns", "webhook_state", "webhooks_changed",
+    "account_changed", "attached_key", "attached_query", "attached_text", "beat", "cancel_all", "drop_partitions",
+    "enliven_webhook", "fan_out", "filter_fault", "forget_attachment", "forget_faults", "forget_webhooks", "header_fault",
+    "insert_events", "is_owed", "keep_plan", "keep_webhook", "lock_plans", "make_partition", "make_partitions", "mark_sent",
+    "max_body_bytes", "members", "new_api_key", "no_event", "notification_created", "notification_json", "notification_sent",
+    "owing", "passes", "plan_changed", "record_faults", "refuse_event", "report", "require_account", "require_attachable",
+    "require_expression", "require_plan", "require_topic", "require_url", "require_webhook", "reread_webhook", "restamp",
+    "resume_account", "ring", "sample", "seal_keys", "stamp_webhook", "url_fault", "utc", "visible_columns", "webhook_state",
+    "webhooks_changed",
 }  # fmt: skip
 
 
@@ -160,6 +162,28 @@ def test_the_readme_names_only_commands_that_exist() -> None:
 def test_every_log_event_is_in_the_readme() -> None:
     """The table of log events in README.md has every event, and no other."""
     assert [event.value for event in Event] == re.findall(r"^\| `([a-z_]+)` \|", section("Log events"), re.MULTILINE)
+
+
+def test_every_metric_is_in_the_readme() -> None:
+    """The table of metrics in README.md has every metric that a daemon shows of its own, with its labels, and no other."""
+    registry = Service(Config(), "postgresql://bisd@db.example.com/shop").metrics.registry
+    there = {}
+    for family in registry.collect():
+        labels = {label for one in family.samples for label in one.labels if label != "le"}
+        there[family.name + ("_total" if family.type == "counter" else "")] = labels
+    told = {}
+    for names, labels in re.findall(r"^\| (`bisd_[^|]*) \|([^|]*)\|", section("Metrics"), re.MULTILINE):
+        of_each = [set(re.findall(r"`(\w+)`", part)) for part in labels.split(";")]
+        for place, name in enumerate(re.findall(r"`(bisd_\w+)`", names)):
+            told[name] = of_each[min(place, len(of_each) - 1)]
+    assert {name: labels for name, labels in there.items() if name.startswith("bisd_")} == told
+
+
+def test_every_path_is_in_the_readme() -> None:
+    """The table of paths in README.md has every path that the HTTP face answers, and no other."""
+    service = Service(Config(), "postgresql://bisd@db.example.com/shop")
+    paths = [route.path for route in service.routes()]
+    assert paths == re.findall(r"^\| `(/\w+)` \|", section("Health"), re.MULTILINE)
 
 
 def test_every_code_is_in_the_readme() -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import parse_qs, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -195,6 +196,29 @@ async def test_a_restarted_database_loses_nothing(authority: trustme.CA, ca_file
         await shop.connection.close()
     finally:
         await asyncio.to_thread(server.stop)
+
+
+async def test_of_several_hosts_it_works_with_the_one_that_takes_writes(
+    server: Server, dsn: str, shop: Shop, receiver: Receiver, ca_file: Path
+) -> None:
+    """A DSN that names two servers, the first of which can only be read: the daemon delivers what the second one owes."""
+    standby = await asyncio.to_thread(Server)
+    try:
+        connection = await asyncpg.connect(standby.dsn("postgres"))
+        await connection.execute("alter system set default_transaction_read_only = on")
+        await connection.execute("select pg_reload_conf()")
+        await connection.execute("set default_transaction_read_only = off")
+        await connection.execute(f"create database {urlsplit(dsn).path[1:]} template bisd_template")
+        await connection.close()
+        await shop.subscribe("notification/create", receiver.url)
+        hosts = ",".join(parse_qs(urlsplit(one).query)["host"][0] for one in (standby.dsn("postgres"), dsn))
+        async with running(configure(ca_file), urlunsplit(urlsplit(dsn)._replace(query=urlencode({"host": hosts})))):
+            await shop.notify()
+            await receiver.received(1)
+            await eventually(lambda: _is_zero(shop))
+    finally:
+        await asyncio.to_thread(standby.stop)
+    assert await shop.statuses() == [("delivered", 1, 200, None)]
 
 
 async def test_sigterm_under_load_repeats_nothing(

@@ -446,3 +446,73 @@ async def test_attempts_stay_known_when_a_delivery_expires(shop: Shop) -> None:
         "(1, 1, now() + interval '2 s', now(), null, 'expired', null, null)"
     )
     assert await shop.statuses() == [("expired", 2, 503, None)]
+
+
+_SHADOWS = """
+    create schema shadow;
+    do $$
+    declare
+        one record;
+    begin
+        for one in
+            select p.proname, p.prorettype, oidvectortypes(p.proargtypes) as arguments
+            from pg_proc p
+            where p.pronamespace = 'pg_catalog'::regnamespace and p.prokind = 'f' and p.provariadic = 0
+              and not p.proretset and p.prorettype not in (select oid from pg_type where typtype = 'p')
+              and not exists (select from unnest(p.proargtypes) a join pg_type t on t.oid = a where t.typtype = 'p')
+        loop
+            execute format('create function shadow.%I(%s) returns %s language plpgsql as '
+                           '$f$ begin raise exception ''shadow''; end $f$',
+                           one.proname, one.arguments, one.prorettype::regtype);
+        end loop;
+        for one in
+            select o.oprname, o.oprleft::regtype as l, o.oprright::regtype as r, o.oprcode
+            from pg_operator o join pg_proc p on p.oid = o.oprcode
+            where o.oprnamespace = 'pg_catalog'::regnamespace and o.oprkind = 'b'
+              and to_regprocedure(format('shadow.%I(%s)', p.proname, oidvectortypes(p.proargtypes))) is not null
+        loop
+            execute format('create operator shadow.%s (leftarg = %s, rightarg = %s, function = shadow.%I)',
+                           one.oprname, one.l, one.r, (select proname from pg_proc where oid = one.oprcode));
+        end loop;
+    end $$;
+    grant usage on schema shadow to public;
+"""
+
+
+async def test_the_application_s_search_path_leads_nowhere(shop: Shop) -> None:
+    """Whatever schema an application puts before PostgreSQL's own, nothing in it is called with the rights of bisd's owner: not
+    one function and not one operator, for one row or a thousand."""
+    await shop.subscribe("notification/create", "https://example.com/")
+    filtered = await shop.subscribe("notification/sent", "https://example.com/")
+    settings = json.dumps({"filter": "$.product.product_id == 42"})
+    await shop.connection.execute("select bisd.set_webhook($1, $2)", filtered, settings)
+    await shop.connection.execute(_SHADOWS)
+    await shop.connection.execute("set role bisd_app; set search_path = shadow, pg_catalog")
+    with pytest.raises(asyncpg.RaiseError, match="shadow"):
+        await shop.connection.execute("select 1 = 2 and length('a') = 1")
+    await shop.connection.execute("insert into bisd.notification (account_id, product_id) values (1, 42), (1, 43)")
+    await shop.connection.execute("update bisd.notification set sent_at = pg_catalog.now()")
+    await shop.connection.execute(
+        "insert into bisd.notification (account_id, sent_at) "
+        "select 1, pg_catalog.now() from pg_catalog.generate_series(1, 1000)"
+    )
+    await shop.connection.execute("select bisd.emit(1, 'notification/create', '{}')")
+    await shop.connection.execute("reset role; reset search_path")
+    assert await shop.connection.fetchval("select count(*) from bisd.event") == 2 + 2 + 2 * 1000 + 1
+    assert await shop.owed() == 2 + 1 + 1000 + 1
+
+
+async def test_sent_happens_once(shop: Shop) -> None:
+    """notification/sent is for the first time that sent_at is set, with the row or later, whatever becomes of it."""
+    await shop.connection.execute(
+        "insert into bisd.notification (account_id, sent_at) values (1, now()), (1, now()), (1, null)"
+    )
+    for change in ("sku = 'x'", "sent_at = null", "sku = 'y'", "sent_at = now()", "sent_at = now() + interval '1 h'"):
+        await shop.connection.execute(f"update bisd.notification set {change} where id <> 2")
+    for change in ("null", "now()"):
+        await shop.connection.execute(f"update bisd.notification set sent_at = {change} where id = 2")
+    rows = await shop.connection.fetch(
+        "select (body ->> 'notification_id')::integer, count(*) from bisd.event "
+        "where topic = 'notification/sent' group by 1 order by 1"
+    )
+    assert [tuple(row) for row in rows] == [(1, 1), (2, 1), (3, 1)]

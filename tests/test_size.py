@@ -35,8 +35,8 @@ _FILL = """
         end loop;
     end $$;
     insert into bisd.account (name, plan, api_key) select 'shop ' || n, 'medium', md5(n::text) from generate_series(1, 10000) n;
-    insert into bisd.webhook (account_id, topic, url, enabled, failing_since, failures)
-    select n, 'a', 'https://example.com/', true, case when n <= 100 then now() - interval '2 h' end,
+    insert into bisd.webhook (account_id, topic, url, enabled, live, failing_since, failures)
+    select n, 'a', 'https://example.com/', true, true, case when n <= 100 then now() - interval '2 h' end,
            case when n <= 100 then 9 else 0 end
     from generate_series(1, 10000) n;
     create temporary table happened as
@@ -106,7 +106,7 @@ CASES: dict[str, list[Case]] = {
     "beat": [
         Case(20, between="update bisd.pulse set at = now()", scans=_PULSE),
         # After a silence: each webhook is looked at.
-        Case(5000, between="update bisd.pulse set at = now() - interval '1 h'", scans=_PULSE),
+        Case(5000, between="update bisd.pulse set at = now() - interval '1 h'", scans=_PULSE | _WEBHOOK),
     ],
     # One entry of the index for each webhook that owes something, not for each delivery.
     "owing": [Case(10_000 * 6, (_ALL_SHARDS,))],
@@ -136,6 +136,9 @@ CASES: dict[str, list[Case]] = {
         Case(100, ("select 7", "select now()", "select 20", "select 50", "select now()", "select 1", "select now()",
                    "select null::text", "select 'status 500'")),
     ],
+    # Every quarter of a minute, where there is an HTTP face: two looks at the first delivery and one at the webhook for each
+    # that owes something, and so many deliveries of each state.
+    "backlog": [Case(10_000 * 20 + 4 * 10_000, (_ALL_SHARDS, "select 10000"))],
     # Once an hour.
     "patience": [Case(1, ("select '600s'",))],
     "make_partitions": [Case(500, ("select 7",))],
@@ -151,7 +154,7 @@ CASES: dict[str, list[Case]] = {
 }  # fmt: skip
 
 
-_DAEMON = ["db", "migrate", "fleet", "intake", "housekeeping", "sealing", "delivery/arrival", "delivery/writeback"]
+_DAEMON = ["db", "migrate", "fleet", "intake", "housekeeping", "sealing", "backlog", "delivery/arrival", "delivery/writeback"]
 _ASKED_BY_OTHERS = ["check", "control", "demo", "insight"]
 # What these modules ask besides, when an operator calls them, not the daemon.
 _NOT_THE_DAEMON = {"lock_migrations", "unlock_migrations", "create_schema", "record_migration", "show_account"}

@@ -22,13 +22,24 @@ from bisd.errors import ConfigurationError, NotPermittedError, RequestRefusedErr
 Result = TypeVar("Result")
 
 
-def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command its configuration as first argument; --config may stand before the command or after it."""
+def with_file(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the name of its configuration's file, or None; --config may stand before the command or after it."""
 
     @click.option("--config", "own", type=click.Path(path_type=Path), help="The deployment's TOML file.")
     @functools.wraps(command)
     def wrapped(own: Path | None, **options: object) -> object:
-        config = configuration.load(own or click.get_current_context().find_root().obj, os.environ)
+        return command(own or click.get_current_context().find_root().obj, **options)
+
+    return wrapped
+
+
+def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command its configuration as first argument."""
+
+    @with_file
+    @functools.wraps(command)
+    def wrapped(file: Path | None, /, **options: object) -> object:
+        config = configuration.load(file, os.environ)
         log.configure(config.log.level, config.log.format)
         return command(config, **options)
 

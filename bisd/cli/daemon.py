@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import resource
 import signal
 import sys
 from datetime import datetime
+from pathlib import Path
 
 import click
 import uvloop
 from aiohttp import http_parser
 
-from bisd import db, embedded, log
+from bisd import db, embedded, log, scrutiny
 from bisd import migrate as migration
 from bisd.check import Finding, Level
 from bisd.check import check as checks
-from bisd.cli.context import connected, told, with_config
+from bisd.cli.context import connected, told, with_config, with_file
 from bisd.cli.output import json_option, show_rows
 from bisd.config import Config
 from bisd.demo import Demo, Shown
@@ -25,8 +27,8 @@ from bisd.errors import BisdError, ParserMissingError
 from bisd.receiver import Received, Receiver
 from bisd.service import Service
 
-# The database, names being resolved, connections that are kept open for a moment.
-_OTHER_FILES = 100
+# The database, names being resolved, connections that are kept open for a moment, and those of the HTTP face.
+_OTHER_FILES = 200
 
 
 @click.command()
@@ -60,18 +62,27 @@ def demo(config: Config, once: bool) -> None:
 
 
 @click.command()
-@with_config
-def run(config: Config) -> None:
-    """The daemon, in the foreground; SIGTERM ends it in order."""
+@with_file
+def run(file: Path | None) -> None:
+    """The daemon, in the foreground; SIGTERM ends it in order, SIGHUP has it read its configuration again."""
     _require_parser()
+    config = scrutiny.read(file, os.environ)
+    log.configure(config.log.level, config.log.format)
+    scrutiny.tell(config, file)
     dsn = db.resolve_dsn(config.database)
     _open_more(config.delivery.max_in_flight)
 
+    def reread() -> Config:
+        config = scrutiny.read(file, os.environ)
+        scrutiny.tell(config, file)
+        return config
+
     async def serve() -> None:
-        service = Service(config, dsn)
+        service = Service(config, dsn, reread)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, service.stop)
+        loop.add_signal_handler(signal.SIGHUP, service.reload)
         await service.run()
 
     try:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from bisd.config import parse_duration
+from bisd.values import parse_duration
 
 IDENTIFIER = click.IntRange(1, 2**63 - 1)
 # What stands for itself; the other settings of a webhook are numbers, yes or no, or JSON.

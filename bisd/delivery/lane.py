@@ -26,6 +26,7 @@ _PATIENCE_TIMES = 3
 # Due time (in an ordered lane: always the same) and event id.
 Key = tuple[datetime, int]
 
+STATES = ("well", "failing", "parked")
 BEGINNING: Key = (datetime(1970, 1, 1, tzinfo=UTC), 0)
 END: Key = (datetime(9999, 1, 1, tzinfo=UTC), 0)
 
@@ -112,6 +113,12 @@ class Lane:
             if self._health.probe_at is not None and not self._health.over:
                 self._pace.park(self._health.probe_at)
         self.forget()
+
+    def limit(self, ceiling: int, limits: Limits) -> None:
+        """The configuration was changed. What is held stays."""
+        self._limits = limits
+        self._health.change(limits)
+        self._pace.change(_ceiling(self.webhook, ceiling), self.webhook.rate)
 
     def forget(self) -> None:
         """What is held may not be ours any more; what is busy stays known, so that it is not sent twice."""
@@ -280,6 +287,13 @@ class Lane:
     @property
     def busy(self) -> bool:
         return bool(self._busy)
+
+    @property
+    def state(self) -> str:
+        """One of STATES, as bisd.webhook_health has them."""
+        return (
+            "parked" if self._health.probe_at is not None else "failing" if self._health.failing_since is not None else "well"
+        )
 
     def __len__(self) -> int:
         return len(self._held)

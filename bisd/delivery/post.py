@@ -12,11 +12,12 @@ from time import monotonic
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
+from bisd import authorities
 from bisd import egress as egress_module
 from bisd.client import Client, Connector, Destination, Notes, TooBig
 from bisd.config import DeliveryConfig, EgressConfig
 from bisd.egress import AddressRefused, Egress, ResolverSilent
-from bisd.errors import UrlRefusedError
+from bisd.errors import ConfigurationError, UrlRefusedError
 from bisd.model import Answer, Code, Fault, Message, NoResponse, Refusal, Response, Timings
 
 # The status decides; what follows it is only kept to be looked at, and gets little time.
@@ -48,7 +49,7 @@ _CLOSED = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError, aiohttp.Clien
 
 
 class Post:
-    """The client, one for the process. Use as an asynchronous context manager."""
+    """The client: one at a time, for one configuration. Use as an asynchronous context manager, or open it and retire it."""
 
     def __init__(self, delivery: DeliveryConfig, egress: EgressConfig) -> None:
         self._config = delivery
@@ -57,24 +58,45 @@ class Post:
         self._timeout = self._time(delivery.timeout.total_seconds())
         # Judged once per URL, not once per POST; refusals are not kept.
         self._destination = lru_cache(maxsize=8192)(self._permit)
+        self.timeout = delivery.timeout
+        self._under_way = 0
+        self._ended = asyncio.Event()
         self._client: Client
         self._resolver: egress_module.GuardedResolver
 
-    async def __aenter__(self) -> Post:
+    async def open(self) -> Post:
+        """Raises ConfigurationError for a file of authorities that is none, OSError if there is no descriptor left."""
+        # Reading the authorities of the whole web takes long enough for others to notice.
+        tls = await asyncio.to_thread(self._tls)
         self._resolver = egress_module.resolver(self._egress, self._patience())
         connector = Connector(
             self._config.max_response_bytes + _MOST_FRAMING,
             resolver=self._resolver,
             socket_factory=self._egress.open_socket,
             use_dns_cache=False,
-            ssl=self._tls(),
+            ssl=tls,
             limit=0,
             keepalive_timeout=_KEEPALIVE,
         )
         self._client = Client(connector)
         return self
 
+    async def retire(self) -> None:
+        """Closes it as soon as nothing that it carries is under way any more. Nothing is to be sent by it from now on."""
+        try:
+            self._ended.clear()
+            if self._under_way:
+                await self._ended.wait()
+        finally:
+            await self.close()
+
+    async def __aenter__(self) -> Post:
+        return await self.open()
+
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
         await self._client.close()
         await self._resolver.close()  # aiohttp closes only one of its own making
 
@@ -91,25 +113,30 @@ class Post:
         began = monotonic()
         notes = Notes()
         timeout = self._timeout
-        while True:
-            try:
-                reply = await self._client.post(destination, message, timeout, notes)
-            except _WITHOUT_ANSWER as fault:
-                # Sent on a connection that had been kept open too long, which ended without a byte of an answer: once more,
-                # on a fresh one.
-                if not notes.fresh and notes.stale and isinstance(fault, _CLOSED):
-                    notes = Notes(fresh=True)
-                    timeout = self._time(self._config.timeout.total_seconds() - (monotonic() - began))
-                    continue
-                return _without_answer(fault, _timings(notes, None, began), resent=notes.fresh)
-            first_byte = (monotonic() - began) * 1000
-            try:
-                body = await self._read(reply.content, began)
-            finally:
-                reply.end()
-            headers = reply.head.headers
-            timings = _timings(notes, first_byte, began)
-            return Response(reply.head.code, headers.get("Retry-After"), body, timings, notes.fresh, headers.get("Location"))
+        self._under_way += 1
+        try:
+            while True:
+                try:
+                    reply = await self._client.post(destination, message, timeout, notes)
+                except _WITHOUT_ANSWER as fault:
+                    # Sent on a connection that had been kept open too long, which ended without a byte of an answer: once
+                    # more, on a fresh one.
+                    if not notes.fresh and notes.stale and isinstance(fault, _CLOSED):
+                        notes = Notes(fresh=True)
+                        timeout = self._time(self._config.timeout.total_seconds() - (monotonic() - began))
+                        continue
+                    return _without_answer(fault, _timings(notes, None, began), resent=notes.fresh)
+                first_byte = (monotonic() - began) * 1000
+                try:
+                    body = await self._read(reply.content, began)
+                finally:
+                    reply.end()
+                code, headers, timings = reply.head.code, reply.head.headers, _timings(notes, first_byte, began)
+                return Response(code, headers.get("Retry-After"), body, timings, notes.fresh, headers.get("Location"))
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._ended.set()
 
     def _permit(self, url: str) -> Destination:
         permitted = self._egress.permit_url(url)
@@ -154,7 +181,10 @@ class Post:
         context.set_ecdh_curve("prime256v1")
         context.load_default_certs()
         if self._ca_file is not None:
-            context.load_verify_locations(cafile=self._ca_file)
+            try:
+                context.load_verify_locations(cadata=authorities.read(self._ca_file).der)
+            except ValueError as fault:
+                raise ConfigurationError([f"egress.ca_file: {self._ca_file} {fault}"]) from None
         return context
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import assert_never
 
 import asyncpg
@@ -16,7 +17,7 @@ from bisd.health import Report
 from bisd.model import Answer, Code, Delivered, Fault, NoResponse, Outcome, Refusal, Response
 
 _BATCH = 500
-_LINGER = 0.020
+_LINGER = 0.040
 _LOCATION = 200
 _PUT_OFF = 1.0
 
@@ -25,25 +26,36 @@ class Writeback:
     """Collects outcomes and settles them.
 
     `written` is told what is in the database: the outcomes of a batch, and which deliveries (webhook id, event id) of it the
-    fence kept as they were, because another owner has dealt with them.
+    fence kept as they were, because another owner has dealt with them; and how many seconds the statement took.
     """
 
     def __init__(
         self,
         connect: Callable[[], Awaitable[db.Connection]],
-        written: Callable[[list[Outcome], set[tuple[int, int]]], None],
+        written: Callable[[list[Outcome], set[tuple[int, int]], float], None],
     ) -> None:
         self._connect = connect
         self._written = written
         self._connection: db.Connection | None = None
         self._waiting: list[Outcome] = []
+        self._writing = 0
         self._reports: dict[int, Report] = {}
         self._put_off: dict[int, Report] = {}
         self._lost = False
+        self._idle = True
+        self._turned_at = monotonic()
         self._some = asyncio.Event()
         self._none = asyncio.Event()
         self._none.set()
         self._log = log.get()
+
+    def __len__(self) -> int:
+        """How many outcomes are not in the database yet."""
+        return len(self._waiting) + self._writing
+
+    def still(self) -> float:
+        """For how many seconds it has tried nothing, though something waits."""
+        return 0.0 if self._idle else monotonic() - self._turned_at
 
     def add(self, outcome: Outcome) -> None:
         self._waiting.append(outcome)
@@ -65,7 +77,10 @@ class Writeback:
         """Writes for as long as it is not cancelled; cancel it only when it is drained."""
         try:
             while True:
+                self._idle = True
                 await self._some.wait()
+                self._idle = False
+                self._turned_at = monotonic()
                 if len(self._waiting) < _BATCH:
                     await asyncio.sleep(_LINGER)
                 await self._settle()
@@ -76,15 +91,21 @@ class Writeback:
     async def _settle(self) -> None:
         batch = self._waiting[:_BATCH]
         del self._waiting[:_BATCH]
+        self._writing = len(batch)
         rows: list[asyncpg.Record] = []
+        seconds = 0.0
         columns = list(zip(*map(_row, batch), strict=True))
         async for attempt in db.outliving(self._lose):
             with attempt:
+                self._turned_at = monotonic()
                 if self._connection is None:
                     self._connection = await self._connect()
                 if batch:
+                    began = monotonic()
                     rows = await self._connection.fetch(db.query("settle"), *columns)
+                    seconds = monotonic() - began
         self._lost = False
+        self._writing = 0
         if self._reports:
             await self._tell()
         if not self._waiting and not self._reports:
@@ -93,7 +114,7 @@ class Writeback:
         fenced = {(row["webhook_id"], row["event_id"]) for row in rows}
         if fenced:
             self._log.warning(log.Event.WRITEBACK_FENCED, count=len(fenced))
-        self._written(batch, fenced)
+        self._written(batch, fenced, seconds)
 
     async def _tell(self) -> None:
         """Outcomes are in the database: now what is to be said of webhooks, each for itself, and never so that outcomes would
@@ -101,6 +122,7 @@ class Writeback:
         reports, self._reports = self._reports, {}
         for webhook_id, report in reports.items():
             told = False
+            self._turned_at = monotonic()
             if self._connection is not None:
                 try:
                     told = await self._connection.fetchval(db.query("report"), *_report(report))

@@ -7,34 +7,36 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
-from bisd.config import Config
+from bisd.config import Config, HttpConfig
 from bisd.service import Service
 
 SCHEDULE = [timedelta(milliseconds=300), timedelta(milliseconds=600)]
 
 
 def configure(ca_file: Path, **delivery: object) -> Config:
-    """A deployment that may reach the loopback address, and retries within a second, three times in all."""
+    """A deployment that may reach the loopback address, and retries within a second, three times in all. It listens on no
+    port: tests may run at the same time."""
     default = Config()
     return replace(
         default,
         delivery=replace(default.delivery, **delivery),
         retry=replace(default.retry, schedule=SCHEDULE, jitter=0.0, max_attempts=3),
+        http=HttpConfig(listen=None),
         egress=replace(default.egress, allow=[ip_network("127.0.0.0/8")], ports=[(1, 65535)], ca_file=ca_file),
     )
 
 
 @asynccontextmanager
-async def running(config: Config, dsn: str) -> AsyncIterator[Service]:
+async def running(config: Config, dsn: str, reread: Callable[[], Config] | None = None) -> AsyncIterator[Service]:
     """A daemon that is ready; at the end it is stopped in order, so that everything is written."""
-    service = Service(config, dsn)
+    service = Service(config, dsn, reread)
     async with asyncio.timeout(60), asyncio.TaskGroup() as group:
         group.create_task(service.run())
         try:
@@ -64,6 +66,8 @@ class Process:
             allow = ["127.0.0.0/8"]
             ports = ["1-65535"]
             ca_file = "{ca_file}"
+            [http]
+            listen = "off"
             """
         )
         self._process: asyncio.subprocess.Process

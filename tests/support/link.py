@@ -17,12 +17,14 @@ class Link:
         self._open.set()
         self._server: asyncio.Server
         self._writers: set[asyncio.StreamWriter] = set()
+        self._port = 0
         self.dsn = ""
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        port = self._server.sockets[0].getsockname()[1]
-        self.dsn = f"postgresql://{self._dsn.username}@127.0.0.1:{port}{self._dsn.path}"
+        """After a stop, at the same port."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self.dsn = f"postgresql://{self._dsn.username}@127.0.0.1:{self._port}{self._dsn.path}"
 
     def freeze(self) -> None:
         """From here on nothing passes, on lines that there are and on new ones; none is closed."""

@@ -63,7 +63,7 @@ async def _insert(rig: Rig, base: Base, writers: int, case: str) -> Figures:
         running = await stack.enter_async_context(rig.daemons(base)) if case == "bell" else []
         if case == "naive":
             await stack.enter_async_context(_listening(base))
-        statement = db.query("bench_insert_bare" if case == "bare" else "bench_insert")
+        statement = db.query("bench_insert_bare") if case == "bare" else db.query("bench_insert")
         question = json.dumps({"dsn": base.dsn, "statement": statement, "seconds": rig.seconds(5, 0.1)})
         processes = [await stack.enter_async_context(helper("bisd.bench.writer", question)) for _ in range(writers)]
         for process in processes:

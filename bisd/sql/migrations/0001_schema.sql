@@ -119,6 +119,8 @@ create table bisd.webhook (
     url text not null check (bisd.url_fault(url) is null),
     description text not null default '' check (length(description) <= 200),
     enabled boolean not null default false,
+    -- Switched on, and the account's plan has webhooks; kept so by triggers, so that fan-out has one table to read.
+    live boolean not null default false check (enabled or not live),
     max_in_flight integer check (max_in_flight between 1 and 10000),
     -- POSTs per second at most.
     rate double precision check (rate between 0.001 and 100000),
@@ -153,7 +155,7 @@ create table bisd.webhook (
     check (failing_since is not null or (failures = 0 and warned = 0 and next_probe_at is null and deactivates_at is null))
 );
 
-create index webhook_fan_out on bisd.webhook (account_id, topic) include (id, filter) where enabled;
+create index webhook_fan_out on bisd.webhook (account_id, topic) include (id, filter) where live;
 create index webhook_account on bisd.webhook (account_id, id);
 create index webhook_arrival on bisd.webhook (txid);
 
@@ -174,9 +176,10 @@ create table bisd.event (
     topic bisd.topic not null,
     body json not null,
     created_at bisd.moment not null default now(),
-    -- The webhook that this event is about: a test goes to it alone, what happened to it goes to others.
+    -- The webhook that this event is about: a test goes to it alone, and must have one (fan_out sees to that); what happened to
+    -- it goes to others.
     webhook_id bigint,
-    test boolean not null default false check (webhook_id is not null or not test),
+    test boolean not null default false,
     primary key (id, created_at)
 ) partition by range (created_at);
 

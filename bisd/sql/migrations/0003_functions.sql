@@ -109,8 +109,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     webhook bisd.webhook;
 begin
-    perform from bisd.account a
-    where a.id = (select w.account_id from bisd.webhook w where w.id = require_webhook.id) for key share;
+    perform bisd.keep_plan(w.account_id) from bisd.webhook w where w.id = require_webhook.id;
     select w.* into webhook from bisd.webhook w where w.id = require_webhook.id and w.removed_at is null for update;
     if not found then
         raise exception 'bisd: there is no webhook %', id
@@ -517,17 +516,15 @@ select
     d.webhook_id,
     w.account_id,
     w.topic,
-    case when w.removed_at is not null then 'cancelled' when not (w.enabled and p.webhooks or d.test) then 'held' when d.attempts = 0 then 'pending' else 'retrying' end as state,
+    case when w.removed_at is not null then 'cancelled' when not (w.live or d.test) then 'held' when d.attempts = 0 then 'pending' else 'retrying' end as state,
     d.attempts,
     last.status::integer as last_status,
     last.code as last_error,
-    case when w.enabled and p.webhooks or d.test then d.due_at end as next_attempt_at,
+    case when w.live or d.test then d.due_at end as next_attempt_at,
     d.event_created_at as created_at,
     null::timestamptz as settled_at
 from bisd.delivery d
 join bisd.webhook w on w.id = d.webhook_id
-join bisd.account c on c.id = w.account_id
-join bisd.plan p on p.name = c.plan
 left join lateral (
     select a.status, a.code
     from bisd.attempt a

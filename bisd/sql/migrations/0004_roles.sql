@@ -34,7 +34,7 @@ begin
         -- A view asks for its reader's right to call what it calls.
         grant execute on function bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz), bisd.owing() to bisd_reader;
         grant select (id, name, plan, created_at) on bisd.account to bisd_reader;
-        grant select (id, account_id, topic, url, description, enabled, max_in_flight, rate, ordered, filter, created_at,
+        grant select (id, account_id, topic, url, description, enabled, live, max_in_flight, rate, ordered, filter, created_at,
                       removed_at, switched_at, off_reason, failing_since, failures, warned, deactivates_at, next_probe_at,
                       note) on bisd.webhook to bisd_reader;
         grant select (id, account_id, topic, created_at, webhook_id, test) on bisd.event to bisd_reader;

@@ -2,7 +2,7 @@
 -- recovered_at while it matters; when it was last sent something, if it has a rate; then those of model.Standing. How often a
 -- failing one has failed since its last success is counted anew, by index, as far as anybody asks.
 select w.id, w.account_id, w.url, a.api_key, a.previous_api_key, a.previous_until, w.max_in_flight,
-       w.enabled and p.webhooks as live, w.ordered, w.rate, nullif(w.headers, '{}')::text as headers, w.resumed_at,
+       w.live, w.ordered, w.rate, nullif(w.headers, '{}')::text as headers, w.resumed_at,
        case when w.recovered_at > now() - interval '10 seconds' then w.recovered_at end as recovered_at,
        case when w.rate is not null then (
            select t.attempted_at
@@ -17,7 +17,6 @@ select w.id, w.account_id, w.url, a.api_key, a.previous_api_key, a.previous_unti
        w.warned, w.next_probe_at, w.probes
 from bisd.webhook w
 join bisd.account a on a.id = w.account_id
-join bisd.plan p on p.name = a.plan
 cross join lateral (
     select count(*) filter (where not latest.taken) as failures,
            max(latest.attempted_at) filter (where latest.delivered and latest.attempted_at > w.failing_since) as succeeded_at

@@ -1,0 +1,53 @@
+"""Sessions of the database that are needed for a moment: a bounded number at once, and kept open for a moment longer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import cast
+
+import asyncpg
+
+from bisd import db
+
+_PATIENCE = 5.0
+# Longer than from one look at the backlog to the next.
+_KEPT = 20.0
+
+
+class Sessions:
+    """At most `size` at once, besides those that listen and write back. Use as an asynchronous context manager."""
+
+    def __init__(self, connect: Callable[[], Awaitable[db.Connection]], size: int) -> None:
+        self._connect = connect
+        self._size = size
+        self._pool: asyncpg.Pool[asyncpg.Record]
+
+    async def __aenter__(self) -> Sessions:
+        self._pool = asyncpg.create_pool(
+            connect=self._open,
+            min_size=0,
+            max_size=self._size,
+            max_inactive_connection_lifetime=_KEPT,
+            record_class=asyncpg.Record,
+        )
+        await self._pool
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._pool.terminate()
+
+    async def _open(self, *_: object, **__: object) -> db.Connection:
+        return await self._connect()
+
+    @asynccontextmanager
+    async def borrow(self) -> AsyncIterator[db.Connection]:
+        """One session, as it was at its beginning. Raises TimeoutError if none becomes free, and what connecting raises."""
+        async with self._pool.acquire(timeout=_PATIENCE) as connection:
+            well = False
+            try:
+                yield cast(db.Connection, connection)  # it passes on whatever a connection is asked for
+                well = True
+            finally:
+                if not well:  # nobody waits to find out whether it can be used again
+                    connection.terminate()
