@@ -282,6 +282,13 @@ def test_the_release_in_the_readme_is_this_one() -> None:
     assert {__version__} == set(re.findall(r"^release=(.*)$", README, re.MULTILINE))
 
 
+def test_every_alert_is_in_the_readme() -> None:
+    """README.md says of every alert, and of no other, what it means and what to do."""
+    rules = (ROOT / "config/prometheus-alerts.yml").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (Bisd\w+) \| .+ \| .+ \|$", section("What to watch"), re.MULTILINE)
+    assert sorted(re.findall(r"^ *- alert: (\w+)$", rules, re.MULTILINE)) == sorted(rows)
+
+
 def test_the_links_within_the_readme_lead_somewhere() -> None:
     """Every link of README.md to one of its headings, or to a file, has a heading or a file at its end."""
     anchors = {"#" + heading.lower().replace(" ", "-") for heading in re.findall(r"^#+ (.*)$", README, re.MULTILINE)}

@@ -60,10 +60,11 @@ def test_the_page_has_what_is_common(page: str) -> None:
     """The options of all commands, the exit codes, the variables of the environment, the files and the signals are told."""
     assert {"--version", "--config", "-h"} == set(re.findall(r"^(--?[a-z]+)", part(page, "OPTIONS"), re.MULTILINE))
     assert ["0", "1", "2"] == re.findall(r"^([0-9]+)$", part(page, "EXIT STATUS"), re.MULTILINE)
-    variables = re.findall(r"^([A-Z_]+)$", part(page, "ENVIRONMENT"), re.MULTILINE)
-    assert ["BISD_CONFIG", "BISD_LISTEN_KEY", "BISD_SECTION_KEY", "NOTIFY_SOCKET"] == variables
+    variables = " ".join(re.findall(r"^((?:[A-Z_]+(?:, )?)+)$", part(page, "ENVIRONMENT"), re.MULTILINE))
+    own = ["BISD_CONFIG", "BISD_LISTEN_KEY", "BISD_SECTION_KEY"]
+    assert [*own, "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC"] == variables.replace(",", "").split()
     assert "/etc/bisd/NAME.toml" in part(page, "FILES")
-    assert "SIGTERM" in part(page, "SIGNALS")
+    assert ["SIGTERM, SIGINT", "SIGHUP"] == re.findall(r"^(SIG[A-Z, ]+)$", part(page, "SIGNALS"), re.MULTILINE)
 
 
 def lint(page: str) -> str:

@@ -322,6 +322,30 @@ async def _is_off(shop: Shop) -> bool:
     return not await shop.connection.fetchval("select enabled from bisd.webhook")
 
 
+async def test_what_happens_while_it_looks_is_not_restamped(shop: Shop, connect: Connect) -> None:
+    """Rows of another cluster's future are stamped anew, those of a transaction that commits meanwhile are not."""
+    await shop.subscribe("notification/create", "https://example.com/")
+    await shop.notify()
+    stamping, writing = await connect(), await connect()
+    async with writing.transaction():
+        await writing.execute("lock table bisd.delivery in share mode")
+        restamped = asyncio.ensure_future(stamping.fetchval("select bisd.restamp()"))
+        await eventually(lambda: _somebody_waits(shop))
+        await writing.execute("insert into bisd.notification (account_id) values ($1)", shop.account_id)
+    assert 0 == await restamped
+    await shop.connection.execute("update bisd.delivery set txid = '9000000000000' where event_id = 1")
+    assert 1 == await stamping.fetchval("select bisd.restamp()")
+    assert 0 == await stamping.fetchval("select bisd.restamp()")
+
+
+async def _somebody_waits(shop: Shop) -> bool:
+    return bool(
+        await shop.connection.fetchval(
+            "select count(*) from pg_locks where relation = 'bisd.delivery'::regclass and not granted"
+        )
+    )
+
+
 async def test_partitions_are_made_ahead_and_dropped_whole(shop: Shop) -> None:
     """Today's and the next seven days' are there; those past retention go, except while something of them is owed."""
     connection = shop.connection

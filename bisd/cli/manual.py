@@ -21,7 +21,8 @@ _VARIABLES = (
         "BISD_SECTION_KEY",
         "Any key of the configuration, like BISD_RETRY_MAX_ATTEMPTS; wins over the file. An unknown one stops the start.",
     ),
-    ("NOTIFY_SOCKET", "Where bisd run tells systemd that it is ready; see sd_notify(3)."),
+    ("CREDENTIALS_DIRECTORY", "Where systemd puts credentials: dsn and master serve where the configuration names no other."),
+    ("NOTIFY_SOCKET, WATCHDOG_USEC", "Where bisd run tells systemd how it is, and how often; see sd_notify(3)."),
 )
 _FILES = (
     ("/etc/bisd/NAME.toml", "The configuration of one deployment, as bisd@NAME.service reads it."),
@@ -34,6 +35,7 @@ _SIGNALS = (
         "bisd run sends nothing new, lets what is in flight end, writes every outcome, and ends. "
         "A second one cuts short what is in flight, which is sent again later.",
     ),
+    ("SIGHUP", "bisd run reads its configuration again; with a fault in it, the one before stays in force."),
 )
 
 

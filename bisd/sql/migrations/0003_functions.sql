@@ -666,17 +666,17 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
 $$;
 
 -- Transaction ids belong to one cluster. Rows restored from another's dump may bear ids of the future and would arrive for
--- ever: they are stamped anew. Answers how many were. Asked at every start of a daemon; normally it finds none, by index.
+-- ever: they are stamped anew. Answers how many were. Asked at every start of a daemon; normally it finds none, by index. Each
+-- statement goes by its own snapshot: what it sees and that snapshot calls the future is no transaction of this cluster.
 create function bisd.restamp() returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
-    future xid8 := pg_snapshot_xmax(pg_current_snapshot());
     deliveries bigint;
     webhooks bigint;
 begin
-    update bisd.delivery set txid = pg_current_xact_id() where txid >= future;
+    update bisd.delivery set txid = pg_current_xact_id() where txid >= pg_snapshot_xmax(pg_current_snapshot());
     get diagnostics deliveries = row_count;
-    update bisd.webhook w set url = w.url where w.txid >= future;
+    update bisd.webhook w set url = w.url where w.txid >= pg_snapshot_xmax(pg_current_snapshot());
     get diagnostics webhooks = row_count;
     return deliveries + webhooks;
 end $$;
