@@ -425,8 +425,11 @@ async def test_a_storm_is_a_few(shop: Shop, receiver: Receiver, deployment: Depl
         await shop.notify()
         await eventually(lambda: _settled(shop))
         before = process.num_fds()
+        over = asyncio.Event()
         for number in range(100):
             loop.call_later(number / 100, os.kill, os.getpid(), signal.SIGHUP)
+        loop.call_later(1, over.set)
+        await over.wait()
         await lines.have("reloaded", 2)
         await shop.notify()
         await eventually(lambda: _settled(shop))
