@@ -44,7 +44,8 @@ class Vigil:
         """Until cancelled."""
         every = _TELL_EVERY if self._granted is None else min(_TELL_EVERY, self._granted / _TIMES)
         step = min(_STEP, every)
-        watched_at = told_at = monotonic()
+        watched_at = counted_at = monotonic()
+        told_at = counted_at - _TELL_EVERY  # the first line comes at once
         while True:
             began = monotonic()
             await asyncio.sleep(step)
@@ -56,8 +57,8 @@ class Vigil:
                 watched_at = now
                 self._watch()
             if now - told_at >= _TELL_EVERY - step / 2:
-                systemd.notify(f"STATUS={self._status(now - told_at)}")
-                told_at = now
+                systemd.notify(f"STATUS={self._status(now - counted_at)}")
+                told_at = counted_at = now
 
     def _watch(self) -> None:
         """One round: WATCHDOG=1 only if the event loop was never late for long, and every loop turns."""

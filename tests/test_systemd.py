@@ -192,6 +192,20 @@ async def test_a_start_without_a_database_asks_for_time(deployment: Deployment, 
     assert [] == said.named("READY")
 
 
+async def test_ready_only_once_it_has_looked(shop: Shop, deployment: Deployment, tmp_path: Path) -> None:
+    """Connected, with the right schema, but what is owed cannot be read yet: it is not ready, and when it can be, it is."""
+    locking = shop.connection.transaction()
+    await locking.start()
+    await shop.connection.execute("lock table bisd.delivery in access exclusive mode")
+    with manager(tmp_path) as said:
+        async with Unit(said, deployment.file):
+            await said.hears("STATUS", text="waiting for the database, 0 to be written")
+            before = said.named("READY")
+            await locking.rollback()
+            await said.hears("READY")
+    assert [] == before
+
+
 @pytest.mark.parametrize("moment", ["idle", "loaded", "twice", "starting", "reloading"])
 async def test_told_to_stop(moment: str, shop: Shop, receiver: Receiver, deployment: Deployment, tmp_path: Path) -> None:
     """Whenever it is told to, it ends with 0 and says nothing more after STOPPING but how far it is; what it sent is written,
