@@ -79,7 +79,8 @@ def configure(level: str, form: str) -> None:
         logger_factory=lambda *_: lines,
         cache_logger_on_first_use=False,
     )
-    logging.lastResort = _Libraries(logging.WARNING)
+    if not console:
+        logging.lastResort = _Libraries(logging.WARNING)
 
 
 class Lines(structlog.PrintLogger):

@@ -152,7 +152,10 @@ CASES: dict[str, list[Case]] = {
 
 
 _DAEMON = ["db", "migrate", "fleet", "intake", "housekeeping", "sealing", "delivery/arrival", "delivery/writeback"]
-_ASKED_BY_OTHERS = ["check", "control", "demo", "insight"]
+_ASKED_BY_OTHERS = [
+    "blueprint", "check/activity", "check/egress", "check/keys", "check/schema", "check/server", "check/session", "control",
+    "demo", "insight",
+]  # fmt: skip
 # What these modules ask besides, when an operator calls them, not the daemon.
 _NOT_THE_DAEMON = {"lock_migrations", "unlock_migrations", "create_schema", "record_migration", "show_account"}
 
