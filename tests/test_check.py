@@ -546,7 +546,7 @@ async def test_the_command(shop: Shop, receiver: Receiver, ca_file: Path, bisd: 
     await shop.subscribe("notification/create", receiver.url)
     ran = await asyncio.to_thread(bisd, "check", "--json", **reach)
     levels = {row["subject"]: row["level"] for row in json.loads(ran.stdout)}
-    assert {"settings", "keys"} == {subject for subject, level in levels.items() if level == "warning"}
+    assert {"settings", "keys", "role"} == {subject for subject, level in levels.items() if level == "warning"}
     assert (0, {"ok", "warning"}, {subject.value for subject in Subject}) == (ran.returncode, set(levels.values()), set(levels))
     await shop.connection.execute("alter table bisd.event disable trigger fan_out")
     ran = await asyncio.to_thread(bisd, "check", **reach)

@@ -96,6 +96,8 @@ def _lanes(lanes: int, room: int, ordered: bool) -> tuple[str, ...]:
 CASES: dict[str, list[Case]] = {
     # Of every start and every second.
     "pg_version": [Case(1)],
+    "backend": [Case(1)],
+    "set_session": [Case(1, ("select array['jit']", "select array['off']"))],
     "has_schema": [Case(20)],
     "schema_version": [Case(5)],
     "snapshot": [Case(1)],
