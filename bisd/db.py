@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from functools import cache
 from importlib.resources import files
@@ -41,6 +41,14 @@ TRANSIENT: tuple[type[BaseException], ...] = (
 
 # Whatever a statement or a connection can fail with, for what may as well be done later.
 ANY: tuple[type[BaseException], ...] = (asyncpg.PostgresError, *TRANSIENT)
+
+# What was prepared in one session is sought, or made again, in another.
+POOLED: tuple[type[BaseException], ...] = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+TRANSACTIONS_POOLED = (
+    "a pooler gives each transaction another session of the server: connect directly or by session pooling, not through "
+    "transaction pooling"
+)
+_KEPT_WITHIN = 2.0
 
 # How the daemon's own sessions run. A server crash may put work back, never drop it, so they need not wait for the disk; and
 # plans must not depend on statistics that a fresh table does not have: every query of ours goes by an index.
@@ -105,6 +113,34 @@ async def require_fit(connection: Connection) -> None:
         raise ServerUnfitError(reason=f"PostgreSQL 14 or later is needed, this is {row['version'] // 10000}")
     if row["encoding"] != "UTF8":
         raise ServerUnfitError(reason=f"its encoding is {row['encoding']}, UTF8 is needed; create the database with it")
+
+
+async def keeps_session(connection: Connection, other: Connection) -> bool:
+    """Whether we are served by the same process of the server as before, while somebody else is in the middle of a
+    transaction: from a pooler that gives each transaction another session he has got ours."""
+    try:
+        before = await connection.fetchval(query("backend"))
+        async with other.transaction():
+            await other.fetchval(query("backend"))
+            return bool(before == await connection.fetchval(query("backend"), timeout=_KEPT_WITHIN))
+    except TimeoutError:
+        return False
+    except POOLED:
+        return False
+
+
+async def require_session(connection: Connection, connect: Callable[[], Awaitable[Connection]]) -> None:
+    """Raises ServerUnfitError where transactions are pooled: locks would be left to whoever comes next, and bells not heard.
+    Two sessions are compared only where somebody is in between: his number for ours is not the server's."""
+    if connection.get_server_pid() == await connection.fetchval(query("backend")):
+        return
+    other = await connect()
+    try:
+        kept = await keeps_session(connection, other)
+    finally:
+        other.terminate()
+    if not kept:
+        raise ServerUnfitError(reason=TRANSACTIONS_POOLED)
 
 
 def outliving(lost: Callable[[BaseException], None], longest: float = 1.0) -> AsyncIterator[Any]:

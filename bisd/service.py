@@ -193,12 +193,15 @@ class Service:
             with attempt:
                 try:
                     connection = await self._connect("start")
+                except db.POOLED:
+                    raise ServerUnfitError(reason=db.TRANSACTIONS_POOLED) from None
                 except ValueError:
                     raise ConfigurationError(["database.dsn: is not a PostgreSQL URL"]) from None
                 except (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError) as fault:
                     raise ServerUnfitError(reason=f"it refuses us: {fault.args[0]}") from None
                 try:
                     await db.require_fit(connection)
+                    await db.require_session(connection, self._opening("start"))
                     await migrate.require_current(connection)
                     if drifted := [f"{thing.kind} {thing.name}" for thing in await blueprint.drifted(connection)]:
                         self._log.warning(log.Event.SCHEMA_DRIFTED, count=len(drifted), things=drifted[:_LISTED])

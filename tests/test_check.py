@@ -27,7 +27,9 @@ from bisd.check import Finding, Level, Subject, activity, server, session
 from bisd.check.egress import judge as judge_hosts
 from bisd.check.finding import age, some
 from bisd.config import Config, DatabaseConfig, KeysConfig
+from bisd.errors import ServerUnfitError
 from bisd.model import Code, Fault, NoResponse, Refusal, Timings
+from bisd.service import Service
 from tests.support import blueprint as writer
 from tests.support.cli import Run
 from tests.support.daemon import configure, running
@@ -320,8 +322,21 @@ async def test_a_pooler_in_between(by_transaction: bool, level: Level | None, sh
         findings = [finding for finding in await doctor.check(pooler.dsn, Config(), None) if finding.subject is Subject.SESSION]
     finally:
         await pooler.stop()
-    says = "each transaction gets another session" if by_transaction else "through a pooler, which keeps sessions"
+    says = "gives each transaction another session" if by_transaction else "through a pooler, which keeps sessions"
     assert [(level or Level.OK, True)] == [(finding.level, says in finding.says) for finding in findings]
+
+
+async def test_a_daemon_does_not_start_where_transactions_are_pooled(shop: Shop, ca_file: Path, dsn: str) -> None:
+    """The locks of its shards would stay with a session that is nobody's, and keep others from them."""
+    pooler = Pooler(dsn, by_transaction=True)
+    await pooler.start()
+    try:
+        with pytest.raises(ExceptionGroup) as raised:
+            await Service(configure(ca_file), pooler.dsn).run()
+    finally:
+        await pooler.stop()
+    (unfit,) = raised.value.exceptions
+    assert (True, True) == (isinstance(unfit, ServerUnfitError), "not through transaction pooling" in str(unfit))
 
 
 async def test_a_second_session_that_is_not_let_in(shop: Shop, role: str, dsn: str) -> None:
@@ -531,7 +546,7 @@ async def test_the_command(shop: Shop, receiver: Receiver, ca_file: Path, bisd: 
     await shop.subscribe("notification/create", receiver.url)
     ran = await asyncio.to_thread(bisd, "check", "--json", **reach)
     levels = {row["subject"]: row["level"] for row in json.loads(ran.stdout)}
-    assert {"settings", "keys"} == {subject for subject, level in levels.items() if level == "warning"}
+    assert {"settings", "keys", "role"} == {subject for subject, level in levels.items() if level == "warning"}
     assert (0, {"ok", "warning"}, {subject.value for subject in Subject}) == (ran.returncode, set(levels.values()), set(levels))
     await shop.connection.execute("alter table bisd.event disable trigger fan_out")
     ran = await asyncio.to_thread(bisd, "check", **reach)

@@ -96,6 +96,8 @@ def _lanes(lanes: int, room: int, ordered: bool) -> tuple[str, ...]:
 CASES: dict[str, list[Case]] = {
     # Of every start and every second.
     "pg_version": [Case(1)],
+    "backend": [Case(1)],
+    "set_session": [Case(1, ("select array['jit']", "select array['off']"))],
     "has_schema": [Case(20)],
     "schema_version": [Case(5)],
     "snapshot": [Case(1)],
@@ -155,7 +157,10 @@ CASES: dict[str, list[Case]] = {
 
 
 _DAEMON = ["db", "migrate", "fleet", "intake", "housekeeping", "sealing", "backlog", "delivery/arrival", "delivery/writeback"]
-_ASKED_BY_OTHERS = ["check", "control", "demo", "insight"]
+_ASKED_BY_OTHERS = [
+    "blueprint", "check/activity", "check/egress", "check/keys", "check/schema", "check/server", "check/session", "control",
+    "demo", "insight",
+]  # fmt: skip
 # What these modules ask besides, when an operator calls them, not the daemon.
 _NOT_THE_DAEMON = {"lock_migrations", "unlock_migrations", "create_schema", "record_migration", "show_account"}
 

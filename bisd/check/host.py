@@ -63,6 +63,6 @@ def _judge(path: Path, secret: str) -> Iterator[Finding]:
 
 def _has_password(dsn: str | None) -> bool:
     try:
-        return dsn is not None and (urlsplit(dsn).password is not None or "password=" in urlsplit(dsn).query)
+        return dsn is not None and (bool(urlsplit(dsn).password) or "password=" in urlsplit(dsn).query)
     except ValueError:
         return False

@@ -14,43 +14,28 @@ from bisd.check.finding import Finding, Subject, fault, ok, warning
 _WITHIN = 2.0
 # Receivers refuse what was signed more than five minutes ago, or will be.
 _SKEW = 60.0
-_DIRECTLY = "connect directly or by session pooling, not through transaction pooling"
-_POOLED = fault(Subject.SESSION, f"each transaction gets another session of the server: {_DIRECTLY}")
-# What was prepared in one session is sought, or made again, in another.
-_LOST_STATEMENT = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+_POOLED = fault(Subject.SESSION, db.TRANSACTIONS_POOLED)
 
 
 async def session(connection: db.Connection, dsn: str) -> list[Finding]:
     """A daemon's session is opened beside ours."""
     try:
         daemon = await db.connect(dsn, daemon=True)
-    except _LOST_STATEMENT:
+    except db.POOLED:
         return [_POOLED]
     except asyncpg.PostgresError as why:
         says = f"a second session is not let in, and a daemon needs three: {why.args[0]} (SQLSTATE {why.sqlstate})"
         return [fault(Subject.SESSION, says)]
     try:
-        if not await _is_kept(connection, daemon):
+        if not await db.keeps_session(connection, daemon):
             return [_POOLED]
         if not await _is_heard(connection):
-            return [fault(Subject.SESSION, f"the bell does not reach us: {_DIRECTLY}")]
-        if daemon.get_server_pid() != await daemon.fetchval(db.query("check_session")):
+            return [fault(Subject.SESSION, "the bell does not reach us: connect directly")]
+        if daemon.get_server_pid() != await daemon.fetchval(db.query("backend")):
             return [ok(Subject.SESSION, "through a pooler, which keeps sessions as they must be kept")]
         return [ok(Subject.SESSION, "the bell reaches us")]
     finally:
         daemon.terminate()
-
-
-async def _is_kept(connection: db.Connection, other: db.Connection) -> bool:
-    """Whether we are served by the same process of the server as before, while somebody else is in the middle of a
-    transaction: he would have been given ours."""
-    before = await connection.fetchval(db.query("check_session"))
-    async with other.transaction():
-        await other.fetchval(db.query("check_session"))
-        try:
-            return bool(before == await connection.fetchval(db.query("check_session"), timeout=_WITHIN))
-        except (TimeoutError, *_LOST_STATEMENT):
-            return False
 
 
 async def _is_heard(connection: db.Connection) -> bool:
