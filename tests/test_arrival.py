@@ -146,8 +146,8 @@ async def test_more_than_a_look_reads(most: int, most_octets: int, shop: Shop, c
 
 
 async def test_as_many_webhooks_as_deliveries(shop: Shop, connection: db.Connection) -> None:
-    """5,000 webhooks that are switched on, each of which is owed something in the same transaction, cost what they are: what was
-    changed is told once, not with every row."""
+    """5,000 webhooks that are switched on, each of which is owed something in the same transaction, cost what they are: what
+    was changed is told once, not with every row."""
     arrival = await _arrival(connection)
     async with shop.connection.transaction():
         await shop.connection.execute(

@@ -194,7 +194,7 @@ async def test_a_database_that_cannot_be_reached(change: dict[str, str], says: s
     parts = urlsplit(dsn)
     url = parts._replace(**({"query": "" if "@h" in str(change) or "@1" in str(change) else parts.query} | change)).geturl()
     findings = await doctor.check(url, Config(), None)
-    assert [Subject.FILES, Subject.LIMITS, Subject.DATABASE] == [finding.subject for finding in findings]
+    assert [Subject.CONFIGURATION, Subject.LIMITS, Subject.DATABASE] == [finding.subject for finding in findings]
     assert (FAULT, True) == (findings[-1].level, says in findings[-1].says)
 
 
@@ -512,32 +512,34 @@ def test_what_became_of_hosts() -> None:
     assert FAULT == judge_hosts({"https://a": Fault(Code.NETWORK)}, set(), ids)[0].level
 
 
-async def test_files_that_others_may_read(dsn: str, tmp_path: Path) -> None:
-    """A configuration with a password in it, the URL's file, master keys; and whatever others may change. Without a secret in
-    it a configuration may be read by all."""
+def test_what_is_doubtful_on_this_host(tmp_path: Path) -> None:
+    """A configuration with a password in it, the URL's file, master keys that others may read, and whatever they may change;
+    and what else the daemon doubts at its start. What cannot be read is said."""
     file, secret, master, ca = (tmp_path / name for name in ("shop.toml", "dsn", "master", "ca.pem"))
+    secret.write_text("postgresql://bisd:hunter2@db.example.com/shop")
+    master.write_text("ab" * 32)
+    trustme.CA().cert_pem.write_to_path(str(ca))
+    file.touch()
     for path in (file, secret, master, ca):
-        path.write_text("ab" * 32)
         path.chmod(0o644)
     plain = replace(Config(), database=DatabaseConfig(dsn="postgresql://bisd@db.example.com/shop"))
-    assert [] == _files(plain, file)
+    assert [] == _doubts(plain, file)
     for url in ("postgresql://bisd:hunter2@db.example.com/shop", "postgresql://db.example.com/shop?user=bisd&password=hunter2"):
-        assert [f"{file} holds a database password"] == _files(replace(Config(), database=DatabaseConfig(dsn=url)), file)
-    secrets = replace(Config(), database=DatabaseConfig(dsn_file=secret), keys=KeysConfig(master, [tmp_path / "gone"]))
-    assert [
-        f"{secret} holds the database's URL",
-        f"{master} holds a master key",
-        f"{tmp_path / 'gone'} cannot be looked at",
-    ] == [*_files(secrets, None)]
+        assert ["database.dsn holds a password"] == _doubts(replace(Config(), database=DatabaseConfig(dsn=url)), file)
+    secrets = replace(Config(), database=DatabaseConfig(dsn_file=secret), keys=KeysConfig(master))
+    assert ["database.dsn_file names a secret", "keys.master_file names a secret"] == _doubts(secrets, None)
+    gone = replace(secrets, keys=KeysConfig(master, [tmp_path / "gone"]))
+    assert [True] == ["gone cannot be read" in doubt for doubt in _doubts(gone, None)]
     for path in (secret, master):
         path.chmod(0o640)
     ca.chmod(0o646)
-    trusting = replace(secrets, keys=KeysConfig(master), egress=replace(Config().egress, ca_file=ca))
-    assert [f"everybody on this host may change {ca}: chmod o-w {ca}"] == _files(trusting, None)
+    trusting = replace(secrets, egress=replace(Config().egress, ca_file=ca))
+    assert [f"everybody on this host may change {ca}: chmod o-w {ca}"] == _doubts(trusting, None)
 
 
-def _files(config: Config, file: Path | None) -> list[str]:
-    return [re.split(r",| \(", finding.says)[0] for finding in doctor.host.files(config, file) if finding.level is not Level.OK]
+def _doubts(config: Config, file: Path | None) -> list[str]:
+    found = [finding for finding in doctor.host.configuration(config, file) if finding.level is not Level.OK]
+    return [finding.says.split(" in a file")[0] for finding in found]
 
 
 async def test_the_command(shop: Shop, receiver: Receiver, ca_file: Path, bisd: Run) -> None:
@@ -558,7 +560,7 @@ async def test_a_shell_with_few_files(dsn: str, tmp_path: Path) -> None:
     command = ["prlimit", "--nofile=512:512", sys.executable, "-m", "bisd", "check", "--json"]
     ran = subprocess.run(command, capture_output=True, text=True, env={"BISD_DATABASE_DSN": dsn, "PATH": "/usr/bin:/bin"})
     said = [row["says"] for row in json.loads(ran.stdout) if row["subject"] == "limits"]
-    assert ["512 files may be open here, [delivery] max_in_flight asks for 1300: raise LimitNOFILE, or lower it"] == said
+    assert ["512 files may be open here, [delivery] max_in_flight asks for 1400: raise LimitNOFILE, or lower it"] == said
 
 
 def test_how_long_and_how_many_are_written() -> None:

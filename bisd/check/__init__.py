@@ -41,7 +41,7 @@ _OF_THE_SCHEMA: dict[Subject, Examine] = {
 
 async def check(dsn: str, config: Config, file: Path | None) -> list[Finding]:
     """The findings, in the order of the subjects. `file`: where the configuration came from."""
-    findings = [*host.files(config, file), *host.limits(config)]
+    findings = [*host.configuration(config, file), *host.limits(config)]
     try:
         # As poor as it can be, so that there is little for a pooler to refuse or to lose.
         connection = await asyncpg.connect(

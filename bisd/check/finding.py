@@ -18,7 +18,7 @@ class Level(StrEnum):
 class Subject(StrEnum):
     """What is looked at, in this order."""
 
-    FILES = "files"
+    CONFIGURATION = "configuration"
     LIMITS = "limits"
     DATABASE = "database"
     ROLE = "role"

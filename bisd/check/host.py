@@ -1,4 +1,4 @@
-"""This host: who else may read what is secret, and how many files may be open."""
+"""This host: what is doubtful in the configuration and its files, and how many files may be open."""
 
 from __future__ import annotations
 
@@ -6,19 +6,26 @@ import resource
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
+from bisd import scrutiny
 from bisd.check.finding import Finding, Subject, ok, unseen, warning
 from bisd.config import Config
 
-# The database, names being resolved, connections that are kept open for a moment.
+# The database, names being resolved, connections that are kept open for a moment, and those of the HTTP face.
 _OTHER_FILES = 200
 
 
-def files(config: Config, file: Path | None) -> list[Finding]:
-    """Modes of the configuration and of the files it names."""
-    found = [finding for path, secret in _secrets(config, file) for finding in _judge(path, secret)]
-    return found or [ok(Subject.FILES, "nobody else may read what is secret, or change what bisd reads")]
+def configuration(config: Config, file: Path | None) -> list[Finding]:
+    """What is allowed but hardly meant, as the daemon says it at its start; and files that others may change. What cannot be
+    read here a service may be given as a credential."""
+    found = [unseen(Subject.CONFIGURATION, fault) for fault in scrutiny.file_faults(config)]
+    if not found:
+        doubts = scrutiny.doubts(config, file)
+        found = [warning(Subject.CONFIGURATION, f"{doubt.key} {doubt.reason}") for doubt in doubts]
+    for path in _files(config, file):
+        if _is_open(path):
+            found.append(warning(Subject.CONFIGURATION, f"everybody on this host may change {path}: chmod o-w {path}"))
+    return found or [ok(Subject.CONFIGURATION, "nothing is doubtful, and nobody else may change what bisd reads")]
 
 
 def limits(config: Config) -> list[Finding]:
@@ -36,33 +43,14 @@ def files_needed(config: Config) -> int:
     return config.delivery.max_in_flight + _OTHER_FILES
 
 
-def _secrets(config: Config, file: Path | None) -> Iterator[tuple[Path, str]]:
-    """Files, and the secret that each holds; '' for none."""
-    if file is not None:
-        yield file, "a database password" if _has_password(config.database.dsn) else ""
-    if config.database.dsn_file is not None:
-        yield config.database.dsn_file, "the database's URL"
-    for path in (config.keys.master_file, *config.keys.retired_files):
-        if path is not None:
-            yield path, "a master key"
-    if config.egress.ca_file is not None:
-        yield config.egress.ca_file, ""
+def _files(config: Config, file: Path | None) -> Iterator[Path]:
+    """Everything that a daemon reads."""
+    named = (file, config.database.dsn_file, config.keys.master_file, *config.keys.retired_files, config.egress.ca_file)
+    yield from (path for path in (*named, config.http.token_file) if path is not None)
 
 
-def _judge(path: Path, secret: str) -> Iterator[Finding]:
+def _is_open(path: Path) -> bool:
     try:
-        mode = path.stat().st_mode
-    except OSError as gone:
-        yield unseen(Subject.FILES, f"{path} cannot be looked at ({type(gone).__name__})")
-        return
-    if secret and mode & stat.S_IROTH:
-        yield warning(Subject.FILES, f"{path} holds {secret}, and everybody on this host may read it: chmod o-rwx {path}")
-    if mode & stat.S_IWOTH:
-        yield warning(Subject.FILES, f"everybody on this host may change {path}: chmod o-w {path}")
-
-
-def _has_password(dsn: str | None) -> bool:
-    try:
-        return dsn is not None and (bool(urlsplit(dsn).password) or "password=" in urlsplit(dsn).query)
-    except ValueError:
+        return bool(path.stat().st_mode & stat.S_IWOTH)
+    except OSError:
         return False
