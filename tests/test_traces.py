@@ -78,17 +78,19 @@ async def test_nobody_writes_another_header_into_an_event(shop: Shop) -> None:
 async def test_the_receiver_gets_the_application_s_trace(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
     """As it was given, where no spans are made: whether it arrived, waited, or is a test, at every attempt; none without."""
     webhook_id = await shop.subscribe("order/paid", receiver.url)
+    test = f"select bisd.send_test({webhook_id}) where $1 > 0"
     await within(shop, GIVEN)
-    receiver.statuses = [500]
+    await within(shop, GIVEN, test)
+    receiver.statuses = [500] * 2
     async with running(configure(ca_file), dsn):
-        await receiver.received(2)
-        await within(shop, GIVEN)
         await receiver.received(3)
-        await within(shop, GIVEN, f"select bisd.send_test({webhook_id}) where $1 > 0")
+        await within(shop, GIVEN)
         await receiver.received(4)
-        await shop.connection.execute("select bisd.emit($1, 'order/paid', '{}')", shop.account_id)
+        await within(shop, GIVEN, test)
         await receiver.received(5)
-    assert [GIVEN] * 4 + [None] == [got.headers.get("traceparent") for got in receiver.requests]
+        await shop.connection.execute("select bisd.emit($1, 'order/paid', '{}')", shop.account_id)
+        await receiver.received(6)
+    assert [GIVEN] * 5 + [None] == [got.headers.get("traceparent") for got in receiver.requests]
 
 
 async def test_every_attempt_is_a_span(
