@@ -439,7 +439,7 @@ async def test_a_queue_of_notifications_that_fills(harmed: Server) -> None:
     await listener.execute("listen anything")
     await listener.execute("begin; select 1")
     await ringer.execute("select pg_notify('anything', n || repeat('x', 7000)) from generate_series(1, 20) n")
-    said = (await found(dsn))[Subject.QUEUE]
+    said = (await found(dsn)).get(Subject.QUEUE, [])
     listener.terminate()
     await ringer.close()
     assert [(WARNING, True)] == [
