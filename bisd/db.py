@@ -100,9 +100,14 @@ async def connect(dsn: str, *, daemon: bool = False) -> Connection:
     if daemon:
         with ExitStack() as failing:
             failing.callback(connection.terminate)
-            await connection.execute(query("set_session"), list(_DAEMON_SETTINGS), list(_DAEMON_SETTINGS.values()))
+            await set_up(connection)
             failing.pop_all()
     return connection
+
+
+async def set_up(connection: Connection) -> None:
+    """A daemon's settings, for a session that has none, or no longer: a pool resets what it is given back."""
+    await connection.execute(query("set_session"), list(_DAEMON_SETTINGS), list(_DAEMON_SETTINGS.values()))
 
 
 async def require_fit(connection: Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import Any, cast
 
 import asyncpg
 
@@ -26,6 +26,7 @@ class Sessions:
     async def __aenter__(self) -> Sessions:
         self._pool = asyncpg.create_pool(
             connect=self._open,
+            setup=cast(Any, db.set_up),
             min_size=0,
             max_size=self._size,
             max_inactive_connection_lifetime=_KEPT,

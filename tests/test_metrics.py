@@ -352,6 +352,7 @@ async def test_a_loop_that_is_busy_is_late(dsn: str, ca_file: Path) -> None:
         registry = service.metrics.registry
         time.sleep(0.9)  # noqa: ASYNC251  (to block it is what is wanted)
         await eventually(lambda: _was_late(registry))
+    assert value(registry, "bisd_loop_lag_seconds_sum") > 0.25
 
 
 async def _was_late(registry: CollectorRegistry) -> bool:
