@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Sequence
 from contextvars import ContextVar
@@ -70,13 +71,16 @@ class Destination(aiohttp.ClientRequest):
 
 class Notes:
     """What one attempt knows of its connection: how long it took to get it, in milliseconds, None where it was open already;
-    and the protocol that its answer comes in by. `fresh`: it is to be a new one."""
+    and the protocol that its answer comes in by. `fresh`: it is to be a new one. `secured_from`: when TLS began (monotonic).
+    """
 
-    __slots__ = ("dns", "connect", "fresh", "handler")
+    __slots__ = ("dns", "connect", "tls", "secured_from", "fresh", "handler")
 
     def __init__(self, fresh: bool = False) -> None:
         self.dns: float | None = None
         self.connect: float | None = None
+        self.tls: float | None = None
+        self.secured_from: float | None = None
         self.fresh = fresh
         self.handler: Handler | None = None
 
@@ -87,6 +91,14 @@ class Notes:
 
 
 _notes: ContextVar[Notes] = ContextVar("bisd_notes")
+
+
+class Securing(ssl.SSLContext):
+    """Puts down, in the notes of the attempt that it is for, when a handshake begins."""
+
+    def wrap_bio(self, *arguments: Any, **settings: Any) -> ssl.SSLObject:
+        _notes.get().secured_from = monotonic()
+        return super().wrap_bio(*arguments, **settings)
 
 
 class TooBig(aiohttp.ClientPayloadError):
@@ -288,8 +300,10 @@ class Connector(aiohttp.TCPConnector):
         try:
             return await super()._create_connection(req, traces, timeout)
         finally:
-            notes = _notes.get()
-            notes.connect = (monotonic() - began) * 1000 - (notes.dns or 0.0)
+            notes, ended = _notes.get(), monotonic()
+            connected = ended if notes.secured_from is None else notes.secured_from
+            notes.connect = (connected - began) * 1000 - (notes.dns or 0.0)
+            notes.tls = None if notes.secured_from is None else (ended - notes.secured_from) * 1000
 
     async def _create_direct_connection(
         self,

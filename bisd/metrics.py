@@ -171,7 +171,7 @@ class Metrics:
         yield attempts
         phases = HistogramMetricFamily(
             "bisd_attempt_seconds",
-            "What an attempt took: resolving; connecting, TLS included; from its beginning to the status; in all.",
+            "What an attempt took: resolving; connecting; the handshake of TLS; from its beginning to the status; in all.",
             labels=["phase"],
         )
         for phase, histogram in zip(Timings._fields, self._phases, strict=True):

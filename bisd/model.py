@@ -117,10 +117,12 @@ class Code(StrEnum):
 
 
 class Timings(NamedTuple):
-    """Milliseconds: resolving, connecting (TCP and TLS; both None on a connection kept alive), until the status, in all."""
+    """Milliseconds: resolving, connecting, the handshake of TLS (None for plain HTTP; all three None on a connection that was
+    kept alive), until the status, in all."""
 
     dns: float | None
     connect: float | None
+    tls: float | None
     first_byte: float | None
     total: float
 

@@ -500,7 +500,7 @@ async def test_a_resolver_that_does_not_answer(shop: Shop, dsn: str, monkeypatch
 
 def test_what_became_of_hosts() -> None:
     """Late ones are said to be late; a refused address is a host that cannot be reached."""
-    none = Timings(None, None, None, 1.0)
+    none = Timings(None, None, None, None, 1.0)
     answers = {"https://a": None, "https://b": NoResponse(Code.DNS, none), "https://c": Refusal(Code.REFUSED_ADDRESS)}
     ids = {f"https://{name}": list(range(8)) for name in "abcd"}
     said = judge_hosts(answers, {"https://d"}, ids)

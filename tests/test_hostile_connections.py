@@ -37,9 +37,26 @@ async def test_a_good_connection_is_used_again(port: str, hostile: Hostile) -> N
         answers, requests = await twice(post, hostile, "/ok", port)
         assert connections(hostile) == 1
     assert ([200, 200], [False, False], 2) == (list(map(told, answers)), list(map(resent, answers)), len(requests))
-    second = answers[1]
-    assert isinstance(second, Response)
-    assert (None, None) == second.timings[:2]
+    first, second = answers
+    assert isinstance(first, Response) and isinstance(second, Response)
+    assert (True, port == "tls") == (first.timings.connect is not None, first.timings.tls is not None)
+    assert (None, None, None) == second.timings[:3]
+
+
+@PORTS
+async def test_what_took_the_time_is_told(port: str, hostile: Hostile) -> None:
+    """A receiver that accepts a connection and says nothing: over TLS the time went into the handshake, and connecting took
+    next to nothing; without, into waiting for the answer."""
+    async with client(hostile) as post:
+        scheme = "https" if port == "tls" else "http"
+        answer = await post.send(message(f"{scheme}://127.0.0.1:{hostile.ports['silent']}/"))
+    assert isinstance(answer, NoResponse)
+    assert answer.timings.connect is not None and answer.timings.connect < 250
+    if port == "tls":
+        assert answer.timings.tls is not None and answer.timings.tls > 500
+    else:
+        assert answer.timings.tls is None
+    assert answer.timings.total > 500
 
 
 @PORTS

@@ -163,20 +163,20 @@ async def test_times_are_those_of_the_attempts(shop: Shop, receiver: Receiver, c
         await eventually(lambda: is_settled(registry, 20))
         row = await shop.connection.fetchrow(
             "select count(total_ms), sum(total_ms) / 1000, count(first_byte_ms), sum(first_byte_ms) / 1000, count(connect_ms), "
-            "sum(connect_ms) / 1000, count(dns_ms), sum(dns_ms) / 1000, "
+            "sum(connect_ms) / 1000, count(tls_ms), sum(tls_ms) / 1000, count(dns_ms), sum(dns_ms) / 1000, "
             "sum(extract(epoch from attempted_at - event_created_at))::float from bisd.attempt"
         )
         assert row is not None
         series = shown(registry)
-    for place, phase in enumerate(("total", "first_byte", "connect", "dns")):
+    for place, phase in enumerate(("total", "first_byte", "connect", "tls", "dns")):
         count, total = row[2 * place : 2 * place + 2]
         labels = (("phase", phase),)
         assert count == series["bisd_attempt_seconds_count", labels]
         assert math.isclose(total, series["bisd_attempt_seconds_sum", labels], rel_tol=1e-4)
-    assert 0 < row[4] < 20
+    assert 0 < row[4] == row[6] < 20
     for name in ("bisd_waiting_seconds", "bisd_event_to_send_seconds"):
         assert 20 == series[name + "_count", ()]
-        assert math.isclose(row[8], series[name + "_sum", ()], rel_tol=1e-4)
+        assert math.isclose(row[10], series[name + "_sum", ()], rel_tol=1e-4)
 
 
 async def test_a_retry_waits_from_when_it_was_due(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
@@ -405,7 +405,12 @@ def test_a_histogram_counts_what_is_at_most(batches: list[list[float]], bounds: 
 
 
 TIMINGS = st.builds(
-    Timings, st.none() | st.floats(0, 1e4), st.none() | st.floats(0, 1e4), st.none() | st.floats(0, 1e4), st.floats(0, 1e4)
+    Timings,
+    st.none() | st.floats(0, 1e4),
+    st.none() | st.floats(0, 1e4),
+    st.none() | st.floats(0, 1e4),
+    st.none() | st.floats(0, 1e4),
+    st.floats(0, 1e4),
 )
 FAILURES = st.sampled_from([Retry(NOW), GaveUp(), Expired()])
 JUDGED = st.one_of(
@@ -440,7 +445,7 @@ def test_a_batch_is_counted_as_one_by_one(given: list[tuple[Any, int, bool]]) ->
     posts = [one for one in outcomes if isinstance(one.answer, Response | NoResponse)]
     assert len(posts) == series["bisd_waiting_seconds_count", ()]
     assert sum(one.delivery.attempts == 0 for one in posts) == series["bisd_event_to_send_seconds_count", ()]
-    for phase, place in (("dns", 0), ("connect", 1), ("first_byte", 2), ("total", 3)):
+    for phase, place in (("dns", 0), ("connect", 1), ("tls", 2), ("first_byte", 3), ("total", 4)):
         known = [one.answer.timings[place] for one in posts if one.answer.timings[place] is not None]  # type: ignore[union-attr]
         assert len(known) == series["bisd_attempt_seconds_count", (("phase", phase),)]
 

@@ -374,7 +374,7 @@ async def test_the_fence(shop: Shop, ca_file: Path) -> None:
     nothing: list[object] = [None, None]
     columns: list[list[object]] = [
         [1, 1], [row["event_id"] for row in rows], [row["event_created_at"] for row in rows], [0, 0], [None, None],
-        ["delivered"] * 2, [1, 1], [row["at"] for row in rows], [200, 200], *[nothing] * 6,
+        ["delivered"] * 2, [1, 1], [row["at"] for row in rows], [200, 200], *[nothing] * 7,
         [False, False], nothing, [False, False], [row["due_at"] for row in rows],
     ]  # fmt: skip
     await shop.connection.execute("update bisd.delivery set attempts = 1 where event_id = $1", rows[1]["event_id"])

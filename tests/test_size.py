@@ -129,7 +129,7 @@ CASES: dict[str, list[Case]] = {
     "settle": [
         Case(500 * 25, (
             _batch("webhook_id"), _batch("event_id"), _batch("event_created_at"), _batch("0"), _batch(due), _batch(verdict),
-            _batch("1"), _batch("now()"), _batch("200::smallint"), _batch("null::text"), *[_batch("1::real")] * 4,
+            _batch("1"), _batch("now()"), _batch("200::smallint"), _batch("null::text"), *[_batch("1::real")] * 5,
             _batch("null::bytea"), _batch("false"), _batch("null::text"), _batch("false"), _batch("due_at"),
         ))
         for due, verdict in (("null::timestamptz", "'delivered'::text"), ("now()", "'retry'::text"))

@@ -33,7 +33,7 @@ from bisd.model import (
 )
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-TIMINGS = Timings(None, None, None, 1.0)
+TIMINGS = Timings(None, None, None, None, 1.0)
 STEPS = (5, 60, 300)
 LONGEST = timedelta(days=3650)
 MARGIN = 0.1

@@ -14,7 +14,7 @@ from aiohttp.http import HttpProcessingError
 
 from bisd import authorities
 from bisd import egress as egress_module
-from bisd.client import Client, Connector, Destination, Notes, TooBig
+from bisd.client import Client, Connector, Destination, Notes, Securing, TooBig
 from bisd.config import DeliveryConfig, EgressConfig
 from bisd.egress import AddressRefused, Egress, ResolverSilent
 from bisd.errors import ConfigurationError, UrlRefusedError
@@ -182,7 +182,7 @@ class Post:
 
     def _tls(self) -> ssl.SSLContext:
         """Chains and names are verified, always. Not create_default_context, which obeys SSLKEYLOGFILE."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context = Securing(ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["http/1.1"])
@@ -249,4 +249,4 @@ def _code(fault: BaseException) -> Code:
 
 
 def _timings(notes: Notes, first_byte: float | None, began: float) -> Timings:
-    return Timings(notes.dns, notes.connect, first_byte, (monotonic() - began) * 1000)
+    return Timings(notes.dns, notes.connect, notes.tls, first_byte, (monotonic() - began) * 1000)

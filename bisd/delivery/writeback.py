@@ -175,7 +175,7 @@ def _report(report: Report) -> tuple[object, ...]:
 
 
 def _columns(answer: Answer | None, taken: bool) -> tuple[object, ...]:
-    """Status, code, four timings, answer, whether it was sent twice, and where a redirect led."""
+    """Status, code, five timings, answer, whether it was sent twice, and where a redirect led."""
     match answer:
         case Response(status=status, body=body, timings=timings, resent=resent):
             code = None if taken else Code.REDIRECT if 300 <= status < 400 else Code.STATUS
@@ -183,9 +183,9 @@ def _columns(answer: Answer | None, taken: bool) -> tuple[object, ...]:
         case NoResponse(code=code, timings=timings, resent=resent):
             return None, code, *timings, None, resent, None
         case Refusal(code=code) | Fault(code=code):
-            return None, code, None, None, None, None, None, False, None
+            return None, code, None, None, None, None, None, None, False, None
         case None:
-            return None, None, None, None, None, None, None, False, None
+            return None, None, None, None, None, None, None, None, False, None
         case _:
             assert_never(answer)
 

@@ -24,7 +24,7 @@ def outcome(number: int) -> Outcome:
     """Of a delivery that was taken, on a connection that was open."""
     delivery = Delivery(number % 20, number, _NOW, _NOW, _NOW, 0, "notification/create", b"{}", 2)
     took = random.uniform(1, 20)
-    answer = Response(200, None, b"", Timings(None, None, took, took + 0.1))
+    answer = Response(200, None, b"", Timings(None, None, None, took, took + 0.1))
     return Outcome(delivery, _NOW + timedelta(milliseconds=random.uniform(0, 20)), answer, Delivered())
 
 

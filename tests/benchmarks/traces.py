@@ -30,7 +30,7 @@ _NOW = datetime.now(UTC)
 _WEBHOOK = Webhook(1, 1, "https://teas.example.com/hooks", "k" * 64, None, None, None, True)
 _ROW = (1, 7, _NOW, _NOW, _NOW, 0, "notification/create", BODY, len(BODY), False)
 _GIVEN = f"00-{'a' * 32}-{'b' * 16}-01"
-_ANSWER = Response(200, None, b"", Timings(None, None, 1.0, 1.0))
+_ANSWER = Response(200, None, b"", Timings(None, None, None, 1.0, 1.0))
 _INSERT = "insert into bisd.event (account_id, topic, body) values (1, 'order/paid', '{}')"
 
 

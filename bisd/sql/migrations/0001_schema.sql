@@ -245,6 +245,7 @@ create table bisd.attempt (
     due_at timestamptz,
     dns_ms real,
     connect_ms real,
+    tls_ms real,
     first_byte_ms real,
     total_ms real,
     answer bytea,

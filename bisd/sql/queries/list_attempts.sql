@@ -1,6 +1,6 @@
 -- The attempts of event $1, in order.
 select a.webhook_id, a.number, a.attempted_at, a.verdict::text as verdict, a.status, a.code, a.due_at,
-       a.dns_ms, a.connect_ms, a.first_byte_ms, a.total_ms, a.resent, a.location, a.answer
+       a.dns_ms, a.connect_ms, a.tls_ms, a.first_byte_ms, a.total_ms, a.resent, a.location, a.answer
 from bisd.attempt a
 where a.event_id = $1
 order by a.webhook_id, a.attempted_at

@@ -3,19 +3,19 @@
 -- delivery, and a batch that is repeated after a lost answer changes nothing at all. What was put off without a POST keeps its
 -- number.
 -- $1 webhook ids, $2 event ids, $3 the events' times, $4 attempts before this one, $5 next due times (null: settled),
--- $6 verdicts, $7 number of the attempt (null: there was no POST), $8 when it was made, $9 status, $10 code, $11 to $14
--- milliseconds (dns, connect, first byte, total), $15 first bytes of the answer, $16 whether it was sent twice, $17 where a redirect
--- led, $18 whether it was a test, $19 the due
--- times that were read. What was made due anew while it was sent keeps that, unless it was taken.
+-- $6 verdicts, $7 number of the attempt (null: there was no POST), $8 when it was made, $9 status, $10 code, $11 to $15
+-- milliseconds (dns, connect, tls, first byte, total), $16 first bytes of the answer, $17 whether it was sent twice, $18 where a
+-- redirect led, $19 whether it was a test, $20 the due times that were read. What was made due anew while it was sent keeps that,
+-- unless it was taken.
 -- Answers the deliveries that the fence kept as they were; none, normally.
 with batch as materialized (
     select *
     from unnest(
         $1::bigint[], $2::bigint[], $3::timestamptz[], $4::integer[], $5::timestamptz[], $6::text[], $7::integer[],
-        $8::timestamptz[], $9::smallint[], $10::text[], $11::real[], $12::real[], $13::real[], $14::real[], $15::bytea[],
-        $16::boolean[], $17::text[], $18::boolean[], $19::timestamptz[]
+        $8::timestamptz[], $9::smallint[], $10::text[], $11::real[], $12::real[], $13::real[], $14::real[], $15::real[],
+        $16::bytea[], $17::boolean[], $18::text[], $19::boolean[], $20::timestamptz[]
     ) as b (webhook_id, event_id, event_created_at, attempts, due_at, verdict, number, attempted_at, status, code, dns_ms,
-            connect_ms, first_byte_ms, total_ms, answer, resent, location, test, was_due)
+            connect_ms, tls_ms, first_byte_ms, total_ms, answer, resent, location, test, was_due)
 ), settled as (
     delete from bisd.delivery d
     using batch b
@@ -32,9 +32,9 @@ with batch as materialized (
     returning d.webhook_id, d.event_id
 ), recorded as (
     insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, code, due_at,
-                              dns_ms, connect_ms, first_byte_ms, total_ms, answer, resent, location, test)
+                              dns_ms, connect_ms, tls_ms, first_byte_ms, total_ms, answer, resent, location, test)
     select event_id, webhook_id, attempted_at, event_created_at, number, verdict::bisd.verdict, status, code, due_at,
-           dns_ms, connect_ms, first_byte_ms, total_ms, answer, resent, location, test
+           dns_ms, connect_ms, tls_ms, first_byte_ms, total_ms, answer, resent, location, test
     from batch
     on conflict do nothing
 )
