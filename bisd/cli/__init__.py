@@ -3,16 +3,57 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator, Mapping, MutableMapping
+from importlib import import_module
 from pathlib import Path
+from typing import cast
 
 import click
 
 from bisd import __version__
-from bisd.cli import accounts, attach, bench, daemon, deliveries, events, keys, manual, status, webhooks
 from bisd.errors import BisdError
 
+# Every command, and its module.
+_MODULES = {
+    "demo": "daemon",
+    "run": "daemon",
+    "migrate": "daemon",
+    "check": "daemon",
+    "status": "status",
+    "listen": "daemon",
+    "bench": "bench",
+    "account": "accounts",
+    "webhook": "webhooks",
+    "emit": "events",
+    "delivery": "deliveries",
+    "keys": "keys",
+    "replay": "deliveries",
+    "attach": "attach",
+    "detach": "attach",
+    "attachments": "attach",
+    "manual": "manual",
+    "completion": "manual",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class Commands(Mapping[str, click.Command]):
+    """Imports a command when it is asked for: all of them together take a second, which is long for who completes a word."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        command: click.Command = getattr(import_module(f"bisd.cli.{_MODULES[name]}"), name)
+        return command
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+
+@click.group(
+    commands=cast(MutableMapping[str, click.Command], Commands()),
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="bisd")
 @click.option("--config", type=click.Path(path_type=Path), envvar="BISD_CONFIG", help="The deployment's TOML file.")
 @click.pass_context
@@ -22,29 +63,6 @@ def bisd(context: click.Context, config: Path | None) -> None:
     Without a configuration, the embedded PostgreSQL serves.
     """
     context.obj = config
-
-
-for command in (
-    daemon.demo,
-    daemon.run,
-    daemon.migrate,
-    daemon.check,
-    status.status,
-    daemon.listen,
-    bench.bench,
-    accounts.account,
-    webhooks.webhook,
-    events.emit,
-    deliveries.delivery,
-    keys.keys,
-    deliveries.replay,
-    attach.attach,
-    attach.detach,
-    attach.attachments,
-    manual.manual,
-    manual.completion,
-):
-    bisd.add_command(command)
 
 
 def main() -> None:
