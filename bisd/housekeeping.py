@@ -1,11 +1,12 @@
-"""Housekeeping: partitions of the coming days are made ahead, those past retention dropped whole; keys are sealed."""
+"""Housekeeping: partitions of the coming days are made ahead, those past retention dropped whole; the schema is looked at; keys
+are sealed."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
 
-from bisd import db, log
+from bisd import blueprint, db, log
 from bisd.config import RetentionConfig
 from bisd.keyring import Keyring
 from bisd.sealing import seal_accounts
@@ -17,6 +18,8 @@ _AGAIN = 60.0
 _PATIENCE = 600
 _SEAL_EVERY = 60.0
 _DAYS_AHEAD = 7
+# So much of what has drifted is named in the log; `bisd check` names all.
+_LISTED = 10
 
 
 class Housekeeping:
@@ -74,3 +77,6 @@ class Housekeeping:
                 if dropped:
                     self._log.info(log.Event.PARTITIONS_DROPPED, names=dropped)
             await connection.execute(db.query("forget"), self._retention.attempts)
+            # Not before the start: this reads definitions, and waits for whoever holds a lock on what they speak of.
+            if drifted := [f"{thing.kind} {thing.name}" for thing in await blueprint.drifted(connection)]:
+                self._log.warning(log.Event.SCHEMA_DRIFTED, count=len(drifted), things=drifted[:_LISTED])

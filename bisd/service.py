@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from aiohttp import web
 
-from bisd import __version__, admin, blueprint, db, log, migrate, systemd
+from bisd import __version__, admin, db, log, migrate, systemd
 from bisd.address import Address
 from bisd.admin import guard, operations
 from bisd.backlog import Backlog
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 # Seconds that the manager is asked for: to find a database again, and to write what is left when nothing is in flight any more.
 _START = 60.0
 _WRITING = 20.0
-_LISTED = 10
 
 
 class Service:
@@ -203,8 +202,6 @@ class Service:
                     await db.require_fit(connection)
                     await db.require_session(connection, self._opening("start"))
                     await migrate.require_current(connection)
-                    if drifted := [f"{thing.kind} {thing.name}" for thing in await blueprint.drifted(connection)]:
-                        self._log.warning(log.Event.SCHEMA_DRIFTED, count=len(drifted), things=drifted[:_LISTED])
                 finally:
                     connection.terminate()
 

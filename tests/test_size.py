@@ -150,19 +150,26 @@ CASES: dict[str, list[Case]] = {
         *[Case(10_000 * 10, ("select 'event'", f"select interval '-{hours} h'")) for hours in (30, 60)],
     ],
     "forget": [Case(1000, ("select interval '30 d'",), scans=_WEBHOOK)],
+    "blueprint_settings": [Case(1)],
+    "blueprint": [Case(20_000)],
     # Once a minute, where there is a master key.
     "unsealed": [Case(1000, ("select '0'", "select '~'", "select ''", "select 0", "select 500"))],
     "seal_keys": [Case(100, (_each(2, "n"), *[_each(2, "sha256('x')")] * 2, *[_each(2, "null::text")] * 2))],
 }  # fmt: skip
 
 
-_DAEMON = ["db", "migrate", "fleet", "intake", "housekeeping", "sealing", "backlog", "delivery/arrival", "delivery/writeback"]
+_DAEMON = [
+    "db", "migrate", "fleet", "intake", "housekeeping", "blueprint", "sealing", "backlog", "delivery/arrival",
+    "delivery/writeback",
+]  # fmt: skip
 _ASKED_BY_OTHERS = [
-    "blueprint", "check/activity", "check/egress", "check/keys", "check/schema", "check/server", "check/session", "control",
+    "check/activity", "check/egress", "check/keys", "check/schema", "check/server", "check/session", "control",
     "demo", "insight",
 ]  # fmt: skip
 # What these modules ask besides, when an operator calls them, not the daemon.
-_NOT_THE_DAEMON = {"lock_migrations", "unlock_migrations", "create_schema", "record_migration", "show_account"}
+_NOT_THE_DAEMON = {
+    "lock_migrations", "unlock_migrations", "migration_patience", "create_schema", "record_migration", "show_account",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
