@@ -40,7 +40,9 @@ Cases = dict[str, dict[str, Any]]
 
 
 def drain(cases: Cases) -> bool:
-    measured = all(one["cpu"] > 0 and one["postgres_cpu"] is not None and one["wal"] > 0 for one in cases.values())
+    # A processor's time is counted in ticks of 10 ms: a case of a few deliveries may have taken none.
+    measured = all(one["postgres_cpu"] is not None and one["wal"] > 0 for one in cases.values())
+    measured &= sum(one["cpu"] for one in cases.values()) > 0
     return (
         len(cases) == 6
         and measured
