@@ -17,14 +17,16 @@ language sql stable return to_char(at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:
 -- lock until its end, and one that inserts for minutes would fill the server's lock table. (The mark goes with the
 -- transaction, and with a savepoint, as the lock and the bell do.)
 create function bisd.ring() returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 begin
-    if coalesce(current_setting('bisd.rung', true), '') <> '' then
+    if pg_catalog.current_setting('bisd.rung', true) operator(pg_catalog.=) 'yes' then
         return;
     end if;
-    if pg_try_advisory_xact_lock(1651143527, ((extract(epoch from clock_timestamp()) * 200)::bigint & 2147483647)::integer) then
-        perform set_config('bisd.rung', 'yes', true);
-        perform pg_notify('bisd', '');
+    if pg_catalog.pg_try_advisory_xact_lock(1651143527, (
+        (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) operator(pg_catalog.*) 200::pg_catalog.float8)::pg_catalog.int8
+        operator(pg_catalog.&) 2147483647::pg_catalog.int8)::pg_catalog.int4) then
+        perform pg_catalog.set_config('bisd.rung', 'yes', true);
+        perform pg_catalog.pg_notify('bisd', '');
     end if;
 end $$;
 

@@ -1,6 +1,6 @@
 -- Bench: takes the bell away, and nothing else: the triggers work as before.
 create or replace function bisd.ring() returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql as $$
 begin
     return;
 end $$;
