@@ -176,12 +176,13 @@ class Lane:
         return self.room(window)
 
     def room(self, window: Window) -> int:
-        """How many deliveries there is room for: none, unless there may be more and the window is half empty."""
+        """How many deliveries to read: none, unless there may be more and the window is half empty; then one more than there is
+        room for, so that it is known whether they were all."""
         if self.horizon >= END or not self.webhook.live:
             return 0
         if len(self._held) > window.deliveries // 2 or self._octets > window.octets // 2:
             return 0
-        return window.deliveries - len(self._held)
+        return window.deliveries + 1 - len(self._held)
 
     def next(self, now: datetime) -> Delivery | None:
         """The delivery that may go now."""
