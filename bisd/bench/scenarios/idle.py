@@ -17,8 +17,8 @@ _LOOK = 0.5
 
 
 async def idle(rig: Rig) -> list[Row]:
-    """30 seconds without anything to send: statements a second, shares of a core, and the most that was ever resident. With 20
-    webhooks that are owed nothing; and with 10,000 that are owed a million, all of it due tomorrow."""
+    """30 seconds without anything to send, some time after the start: statements a second, shares of a core, and the most that
+    was ever resident. With 20 webhooks that are owed nothing; and with 10,000 that are owed a million, all of it due tomorrow."""
     owed, webhooks = rig.size(1_000_000, 200), rig.size(10_000, 20)
     rows = []
     for case, accounts, number in (("20 webhooks", 20, 0), (f"{owed:,} owed to {webhooks:,} webhooks", webhooks, owed)):
@@ -42,6 +42,8 @@ async def _idle(base: Base, running: list[Daemon], seconds: float) -> Figures:
         before, earlier = await measures.usage(base, running), before
         if (before.share(earlier)["cpu_share"] or 0.0) < _QUIET:
             break
+    await asyncio.sleep(seconds / 6)
+    before = await measures.usage(base, running)
     await asyncio.sleep(seconds)
     after = await measures.usage(base, running)
     return after.share(before) | {"resident": measures.resident(running)}
