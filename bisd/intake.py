@@ -225,7 +225,7 @@ class Session:
         now = monotonic()
         self._metrics.looked(now - began, len(arrivals.deliveries) + len(arrivals.tests))
         self._rested_at = now + _REST * (now - began)
-        self._look_at = self._rested_at if self._rung else now + self._cadence.wait(self._arrival.snapshot, now)
+        self._look_at = self._rested_at if self._rung else now + self._cadence.wait(self._arrival.snapshot, began, now)
         await self._open_lanes(arrivals)
         self._lanes.arrive(arrivals.deliveries)
         await self._test(arrivals.tests)

@@ -118,6 +118,7 @@ async def test_rights_that_the_role_lacks(shop: Shop, role: str, dsn: str) -> No
         ("alter table bisd.webhook drop constraint webhook_check", FAULT, "missing: constraint bisd.webhook.webhook_check"),
         ("alter domain bisd.topic drop constraint topic_check", FAULT, "made it: type bisd.topic"),
         ("alter type bisd.verdict add value 'other'", FAULT, "made it: type bisd.verdict"),
+        ("drop sequence bisd.bell", FAULT, "missing: sequence bisd.bell"),
         ("drop view bisd.webhook_event", FAULT, "missing: column bisd.webhook_event.account_id"),
         ("drop trigger created on bisd.notification", FAULT, "missing: trigger bisd.notification.created"),
         ("create or replace function bisd.ring() returns void language plpgsql security definer "

@@ -18,6 +18,8 @@ from bisd.model import Delivery, Members
 _SWEEP = 1.0
 _SOON = 0.002
 _LINGER = 0.060
+# Of the transactions of so many seconds one rings, as bisd.ring has it.
+_SLOT = 0.005
 # The columns of look.sql before those of a delivery.
 _DELIVERY = 6
 
@@ -96,25 +98,25 @@ class Arrival:
 class Cadence:
     """When to look next. Pure: times are seconds of any one clock.
 
-    A transaction that skipped the bell overlapped one that rang, so it was in progress when that bell was heard: look on
-    until all that were have ended, less and less often; then linger, because a ringer frees its gate a moment after its
-    bell is heard; then sleep until the bell or the sweep.
+    A transaction that skipped the bell did so within a slot of one that rang, so it was under way when that slot was over at
+    the latest: look on until all that were then have ended, less and less often. And linger: some that ring are rolled back.
+    Then sleep until the bell or the sweep.
     """
 
     def __init__(self) -> None:
         self._rung_at = float("-inf")
-        self._until_xmin = 0
+        self._until_xmin: int | None = 0
 
     def rung(self, now: float) -> None:
-        """The bell was heard; the next look tells which transactions to wait for."""
+        """The bell was heard; a look tells which transactions to wait for, once the slot is over."""
         self._rung_at = now
-        self._until_xmin = -1
+        self._until_xmin = None
 
-    def wait(self, snapshot: Snapshot, now: float) -> float:
-        """Seconds from a look that took `snapshot` until the next one, unless the bell comes first."""
-        if self._until_xmin < 0:
+    def wait(self, snapshot: Snapshot, began: float, now: float) -> float:
+        """Seconds from a look that began at `began`, and took `snapshot`, until the next one, unless the bell comes first."""
+        if self._until_xmin is None and began - self._rung_at >= _SLOT:
             self._until_xmin = snapshot.xmax
         age = now - self._rung_at
-        if snapshot.xmin < self._until_xmin or age < _LINGER:
+        if self._until_xmin is None or snapshot.xmin < self._until_xmin or age < _LINGER:
             return min(max(_SOON, age / 4), _SWEEP)
         return _SWEEP

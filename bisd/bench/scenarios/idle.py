@@ -18,7 +18,7 @@ _LOOK = 0.5
 
 async def idle(rig: Rig) -> list[Row]:
     """30 seconds without anything to send, some time after the start: statements a second, shares of a core, and the most that
-    was ever resident. With 20 webhooks that are owed nothing; and with 10,000 that are owed a million, all of it due tomorrow."""
+    was ever resident. With 20 webhooks that are owed nothing; and with 10,000 that are owed a million, all due tomorrow."""
     owed, webhooks = rig.size(1_000_000, 200), rig.size(10_000, 20)
     rows = []
     for case, accounts, number in (("20 webhooks", 20, 0), (f"{owed:,} owed to {webhooks:,} webhooks", webhooks, owed)):

@@ -1,4 +1,4 @@
--- Bench: takes the gate away, and nothing else: every transaction rings.
+-- Bench: has every transaction ring, and changes nothing else.
 create or replace function bisd.ring() returns void
 language plpgsql as $$
 begin

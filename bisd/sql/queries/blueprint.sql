@@ -19,6 +19,13 @@ with relation as (
                case when r.relforcerowsecurity then 'row security forced' end) as definition
     from relation r
     union all
+    select 'sequence', 'bisd.' || c.relname,
+           format('%s, %s to %s by %s', format_type(s.seqtypid, null), s.seqmin, s.seqmax, s.seqincrement)
+    from pg_sequence s
+    join pg_class c on c.oid = s.seqrelid
+    where c.relnamespace = 'bisd'::regnamespace
+      and not exists (select from pg_depend d where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'i')
+    union all
     select 'column', format('bisd.%s.%s', r.relname, a.attname),
            concat_ws(' ',
                format_type(a.atttypid, a.atttypmod),
