@@ -15,6 +15,7 @@ from aiohttp import web
 from bisd import __version__, admin, db, log, migrate, systemd
 from bisd.address import Address
 from bisd.admin import guard, operations
+from bisd.admin.desk import ANSWERED_WITHIN, Desk
 from bisd.backlog import Backlog
 from bisd.clock import Clock
 from bisd.config import Config
@@ -57,6 +58,7 @@ class Service:
         self.metrics = Metrics()
         self._writeback = Writeback(self._opening("writeback"), self._written)
         self._sessions = Sessions(self._opening("pool"), config.database.pool_size)
+        self._desk = Desk(partial(self._connect, "http", ANSWERED_WITHIN))
         self._intake = Intake(
             self._opening("intake"),
             self._keyring,
@@ -94,7 +96,7 @@ class Service:
         asyncio.get_running_loop().set_exception_handler(self._complain)
         _collect_seldom()
         # Who asks whether it is ready is answered from the first moment to the last.
-        async with admin.serving(self._config.http, self.routes()) as self.listens_at:
+        async with self._desk, admin.serving(self._config.http, self.routes()) as self.listens_at:
             await self._deliver()
 
     async def _deliver(self) -> None:
@@ -214,9 +216,9 @@ class Service:
     def _opening(self, what: str) -> Callable[[], Awaitable[db.Connection]]:
         return partial(self._connect, what)
 
-    async def _connect(self, what: str) -> db.Connection:
+    async def _connect(self, what: str, patience: float = 10.0) -> db.Connection:
         try:
-            connection = await db.connect(self._dsn, daemon=True)
+            connection = await db.connect(self._dsn, daemon=True, patience=patience)
         except db.ANY:
             self.metrics.connected(what, done=False)
             raise

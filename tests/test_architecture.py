@@ -15,10 +15,11 @@ FILES = sorted((ROOT / "bisd").rglob("*.py"))
 # From the ground floor up; a module imports only from floors below its own.
 FLOORS = [
     {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd", "bisd.files", "bisd.dsn", "bisd.address"},
-    {"bisd.values", "bisd.authorities", "bisd.vigil"},
+    {"bisd.values", "bisd.authorities", "bisd.vigil", "bisd.listing"},
     {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns", "bisd.traces"},
     {"bisd.metrics"},
     {"bisd.db", "bisd.egress", "bisd.client", "bisd.keyring"},
+    {"bisd.deliveries"},
     {
         "bisd.delivery",
         "bisd.migrate",

@@ -10,7 +10,7 @@ from bisd.cli.output import json_option, show_json, show_record, show_rows
 from bisd.cli.values import IDENTIFIER, Number, Setting
 from bisd.config import Config
 from bisd.egress import Egress
-from bisd.insight import Row
+from bisd.listing import Row
 
 
 @click.group()
