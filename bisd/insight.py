@@ -19,6 +19,10 @@ _LISTED = 10
 # Pages of the history that are read for its course, or attempts of each webhook.
 _PAGES_READ = 1000
 _ATTEMPTS_READ = 10_000
+# What a glance looks at: webhooks, POSTs of each, deliveries that each is owed.
+_GLANCED_WEBHOOKS = 200
+_GLANCED_POSTS = 30
+GLANCED_BACKLOG = 1000
 
 Rows = list[Row]
 
@@ -66,6 +70,18 @@ async def health(connection: db.Connection, webhook_id: int, account_id: int | N
     if row is None:
         raise _no_webhook(webhook_id)
     return dict(row)
+
+
+async def glance(connection: db.Connection, account_id: int) -> Rows:
+    """The webhooks of an account, the first 200: state, `verdicts` of the last POSTs, the latest first, and `backlog`, counted
+    up to GLANCED_BACKLOG."""
+    arguments = (account_id, _GLANCED_WEBHOOKS, _GLANCED_POSTS, GLANCED_BACKLOG)
+    return [dict(row) for row in await connection.fetch(db.query("glance"), *arguments)]
+
+
+async def stamp(connection: db.Connection, account_id: int) -> str:
+    """Another text than before once something has happened to what the account has."""
+    return str(await connection.fetchval(db.query("stamp"), account_id, _GLANCED_WEBHOOKS))
 
 
 def _no_webhook(webhook_id: int) -> NotFoundError:

@@ -14,8 +14,10 @@ from aiohttp import web
 
 from bisd import __version__, admin, db, log, migrate, systemd
 from bisd.address import Address
-from bisd.admin import guard, operations
+from bisd.admin import guard, operations, pages
 from bisd.admin.desk import ANSWERED_WITHIN, Desk
+from bisd.admin.pages.gate import Gate
+from bisd.admin.pages.site import Site
 from bisd.backlog import Backlog
 from bisd.clock import Clock
 from bisd.config import Config
@@ -227,7 +229,11 @@ class Service:
 
     def routes(self) -> list[web.RouteDef]:
         """Of the HTTP face: whatever has some is named here. Raises ConfigurationError."""
-        return operations.routes(self._vitals, self.metrics.registry, guard.token(self._config.http))
+        token = guard.token(self._config.http)
+        return [
+            *operations.routes(self._vitals, self.metrics.registry, token),
+            *pages.routes(Site(self._desk, Gate(token), self._config, self._keyring, self._stop)),
+        ]
 
     def _shards(self) -> frozenset[int]:
         return frozenset() if self._intake.fleet is None else self._intake.fleet.held

@@ -16,7 +16,9 @@ Purpose = Literal["portal link", "session"]
 
 PATH = "/portal"
 _OPERATOR = "operator"
-_SIGNED = re.compile(rf"(?P<holder>[1-9][0-9]{{0,18}}|{_OPERATOR})\.(?P<until>[1-9][0-9]{{0,11}})\.[A-Za-z0-9_-]{{0,43}}", re.ASCII)
+_SIGNED = re.compile(
+    rf"(?P<holder>[1-9][0-9]{{0,18}}|{_OPERATOR})\.(?P<until>[1-9][0-9]{{0,11}})\.[A-Za-z0-9_-]{{0,43}}", re.ASCII
+)
 
 
 class Grant(NamedTuple):

@@ -56,7 +56,7 @@ def moment(at: datetime) -> Markup:
 def lasting(duration: timedelta | float) -> str:
     """Its two largest units: 2 d 3 h."""
     seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
-    parts, left = [], max(0, round(seconds))
+    parts, left = list[str](), max(0, round(seconds))
     for size, unit in _STEPS:
         number, left = divmod(left, size)
         if number or (unit == "s" and not parts):
@@ -68,7 +68,7 @@ def lasting(duration: timedelta | float) -> str:
 
 def milliseconds(value: float | None) -> str:
     if value is None:
-        return "–"
+        return "-"
     return f"{value / 1000:.2f} s" if value >= 1000 else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
@@ -79,7 +79,7 @@ def count(number: float) -> str:
 def percent(part: float | None) -> str:
     """99.96 % is not all."""
     if part is None:
-        return "–"
+        return "-"
     return f"{int(part * 1000) / 10:g} %"
 
 
