@@ -45,6 +45,7 @@ async def listing(asked: Asked) -> web.StreamResponse:
         webhooks=webhooks,
         rows=page.rows,
         filtered=bool(chosen),
+        more_filters=bool(chosen.keys() - {"event", "state"}),
         trouble=trouble,
         next=f"{path}?{urlencode(chosen | {'after': str(page.next)})}" if page.next is not None else None,
         first=f"{path}?{urlencode(chosen)}" if after else None,

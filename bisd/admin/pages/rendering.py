@@ -48,7 +48,7 @@ def _environment() -> Environment:
     )
     environment.globals.update(say=say, csrf_field=FIELD)
     for one in (
-        shown.visible, shown.visible_lines, shown.plain, shown.octets, shown.indented, shown.moment, shown.lasting,
+        shown.note, shown.visible, shown.visible_lines, shown.plain, shown.octets, shown.indented, shown.moment, shown.lasting,
         shown.milliseconds, shown.count, shown.percent,
     ):  # fmt: skip
         environment.filters[one.__name__] = one

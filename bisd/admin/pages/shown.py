@@ -4,6 +4,7 @@ change the order of what is beside them, are made visible."""
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +15,7 @@ _LINES = "\n\t"
 _SPACES = "Zs"
 # Longer bodies are shown as they came.
 _MOST_INDENTED = 1 << 18
+_MOMENT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)")
 _STEPS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
@@ -51,6 +53,13 @@ def moment(at: datetime) -> Markup:
     at = at.astimezone(UTC)
     exact = f"{at:%Y-%m-%d %H:%M:%S}.{at.microsecond // 1000:03} UTC"
     return Markup('<time datetime="{}" title="{}">{} UTC</time>').format(at.isoformat(), exact, f"{at:%d %b %H:%M:%S}")
+
+
+def note(text: object) -> Markup:
+    """What the database says of a webhook; the moments in it as any others."""
+    parts = _MOMENT.split(str(text))
+    told = [visible(part) if place % 2 == 0 else moment(datetime.fromisoformat(part)) for place, part in enumerate(parts)]
+    return Markup("").join(told)
 
 
 def lasting(duration: timedelta | float) -> str:
