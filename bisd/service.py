@@ -14,8 +14,9 @@ from aiohttp import web
 
 from bisd import __version__, admin, db, log, migrate, systemd
 from bisd.address import Address
-from bisd.admin import guard, operations
-from bisd.admin.desk import ANSWERED_WITHIN, Desk
+from bisd.admin import api, guard, operations
+from bisd.admin.callers import Callers
+from bisd.admin.desk import LONGEST, Desk
 from bisd.backlog import Backlog
 from bisd.clock import Clock
 from bisd.config import Config
@@ -58,7 +59,7 @@ class Service:
         self.metrics = Metrics()
         self._writeback = Writeback(self._opening("writeback"), self._written)
         self._sessions = Sessions(self._opening("pool"), config.database.pool_size)
-        self._desk = Desk(partial(self._connect, "http", ANSWERED_WITHIN))
+        self._desk = Desk(partial(self._connect, "http", LONGEST))
         self._intake = Intake(
             self._opening("intake"),
             self._keyring,
@@ -74,6 +75,7 @@ class Service:
             self.metrics.registry.register(collector)
         self.listens_at: Address | Path | None = None
         self._workers: Workers | None = None
+        self._reload: Reload | None = None
         self._reload_asked = asyncio.Event()
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
@@ -120,7 +122,7 @@ class Service:
         housekeeping = Housekeeping(self._sessions, config.retention, self._keyring)
         parts = Parts(self._lanes, worker, workers, housekeeping)
         apply(config, worker.post, parts)
-        reload = Reload(config, self._reread, self._reload_asked, parts, loops, self.metrics.reloaded)
+        reload = self._reload = Reload(config, self._reread, self._reload_asked, parts, loops, self.metrics.reloaded)
         vigil = Vigil(self._vitals.stalled, partial(self._status, reload), self._vitals.lagged)
         tasks = [
             loops.create_task(loop(), name=name)
@@ -227,7 +229,15 @@ class Service:
 
     def routes(self) -> list[web.RouteDef]:
         """Of the HTTP face: whatever has some is named here. Raises ConfigurationError."""
-        return operations.routes(self._vitals, self.metrics.registry, guard.token(self._config.http))
+        token = guard.token(self._config.http)
+        return [
+            *operations.routes(self._vitals, self.metrics.registry, token),
+            *api.routes(self._desk, Callers(self._desk, token), self._keyring, self._current),
+        ]
+
+    def _current(self) -> Config:
+        """The configuration in force."""
+        return self._config if self._reload is None else self._reload.config
 
     def _shards(self) -> frozenset[int]:
         return frozenset() if self._intake.fleet is None else self._intake.fleet.held

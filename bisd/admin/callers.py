@@ -23,7 +23,7 @@ class Callers:
         self._token = token
 
     async def caller(self, request: web.Request) -> Caller:
-        """Raises HTTPUnauthorized, and what the desk raises."""
+        """Raises HTTPUnauthorized, HTTPForbidden where there is no operator to be, and what the desk raises."""
         given = bearer(request)
         if given is not None and is_token(given, self._token):
             return OPERATOR
@@ -32,4 +32,6 @@ class Callers:
                 account_id = await control.use_token(connection, given)
             if account_id is not None:
                 return Caller(account_id)
+        elif self._token is None:
+            raise web.HTTPForbidden(text="There is no operator's token here: set [http] token_file; or send one of an account.")
         raise web.HTTPUnauthorized(headers={hdrs.WWW_AUTHENTICATE: 'Bearer realm="bisd"'})

@@ -24,6 +24,7 @@ _MODULES = {
     "bench": "bench",
     "account": "accounts",
     "webhook": "webhooks",
+    "token": "tokens",
     "emit": "events",
     "delivery": "deliveries",
     "keys": "keys",
