@@ -87,6 +87,12 @@ async def set_plan(connection: db.Connection, account_id: int, plan: str) -> Non
         await connection.execute(db.query("set_plan"), account_id, plan)
 
 
+async def lock_webhook(connection: db.Connection, webhook_id: int) -> str:
+    """It stays as it is until the transaction ends; its tag, which changes with any of its settings."""
+    with _refusals():
+        return str(await connection.fetchval(db.query("lock_webhook"), webhook_id))
+
+
 async def set_webhook(connection: db.Connection, webhook_id: int, settings: Mapping[str, object]) -> None:
     """Changes what `settings` names, of url, description, max_in_flight, rate, ordered, headers, filter."""
     with _refusals():

@@ -36,6 +36,17 @@ class Wanted:
     since: datetime | None = None
     until: datetime | None = None
 
+    def fits(self, row: Any) -> bool:
+        """Of the deliveries of one event, which may be looked at each."""
+        at = row["settled_at"] or row["created_at"]
+        return (
+            self.webhook_id in (None, row["webhook_id"])
+            and self.topic in (None, row["topic"])
+            and self.state in (None, row["state"])
+            and (self.since is None or at >= self.since)
+            and (self.until is None or at < self.until)
+        )
+
     @property
     def is_narrow(self) -> bool:
         return self.account_id is not None or self.webhook_id is not None

@@ -51,7 +51,7 @@ async def account(connection: db.Connection, account_id: int, asked_by: int | No
 
 
 async def webhook(connection: db.Connection, webhook_id: int, account_id: int | None = None) -> Row:
-    """Its settings, and how it is doing. Raises NotFoundError."""
+    """Its settings, and how it is doing; `tag` is another one whenever a setting is. Raises NotFoundError."""
     row = await connection.fetchrow(db.query("show_webhook"), webhook_id, account_id)
     if row is None:
         raise _no_webhook(webhook_id)
@@ -62,6 +62,12 @@ async def require_webhook(connection: db.Connection, webhook_id: int, account_id
     """Raises NotFoundError."""
     if not await connection.fetchval(db.query("require_webhook"), webhook_id, account_id):
         raise _no_webhook(webhook_id)
+
+
+async def require_token(connection: db.Connection, token_id: int, account_id: int | None) -> None:
+    """Raises NotFoundError."""
+    if not await connection.fetchval(db.query("require_token"), token_id, account_id):
+        raise NotFoundError(kind="token", key=token_id, listing="bisd token list")
 
 
 async def health(connection: db.Connection, webhook_id: int, account_id: int | None = None) -> Row:
@@ -113,9 +119,8 @@ async def answer(connection: db.Connection, event_id: int, patience: float) -> R
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(patience):
             while True:
-                rows = await connection.fetch(db.query("list_attempts"), event_id, None)
-                if rows:
-                    return dict(rows[0])
+                if rows := await attempts(connection, event_id):
+                    return rows[0]
                 await asyncio.sleep(0.05)
     return None
 
@@ -134,12 +139,17 @@ async def deliveries(
     topic: str | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
+    event_id: int | None = None,
     after: Cursor | None = None,
     most: int = 50,
 ) -> Page:
     """As in bisd.delivery_status, those with which something happened last first, from `since` on and before `until`. What it
     costs does not depend on what there is: a page may have few rows, and go on all the same. Raises CursorInvalidError."""
-    return await look(connection, Wanted(account_id, webhook_id, topic, state, since, until), after, most)
+    wanted = Wanted(account_id, webhook_id, topic, state, since, until)
+    if event_id is None:
+        return await look(connection, wanted, after, most)
+    rows = await connection.fetch(db.query("show_delivery"), event_id, account_id)
+    return Page([dict(row) for row in rows if wanted.fits(row)], None)
 
 
 async def delivery(connection: db.Connection, event_id: int, account_id: int | None = None) -> tuple[Rows, Rows]:
@@ -147,7 +157,12 @@ async def delivery(connection: db.Connection, event_id: int, account_id: int | N
     found = [dict(row) for row in await connection.fetch(db.query("show_delivery"), event_id, account_id)]
     if not found:
         raise NotFoundError(kind="delivery of event", key=event_id, listing="bisd delivery list")
-    return found, [dict(row) for row in await connection.fetch(db.query("list_attempts"), event_id, account_id)]
+    return found, await attempts(connection, event_id, account_id)
+
+
+async def attempts(connection: db.Connection, event_id: int, account_id: int | None = None) -> Rows:
+    """Of an event, in order."""
+    return [dict(row) for row in await connection.fetch(db.query("list_attempts"), event_id, account_id)]
 
 
 async def event(connection: db.Connection, event_id: int, account_id: int | None = None) -> Row:

@@ -14,8 +14,9 @@ from aiohttp import web
 
 from bisd import __version__, admin, db, log, migrate, systemd
 from bisd.address import Address
-from bisd.admin import guard, operations, pages
-from bisd.admin.desk import ANSWERED_WITHIN, Desk
+from bisd.admin import api, guard, operations, pages
+from bisd.admin.callers import Callers
+from bisd.admin.desk import LONGEST, Desk
 from bisd.admin.pages.gate import Gate
 from bisd.admin.pages.site import Site
 from bisd.backlog import Backlog
@@ -60,7 +61,7 @@ class Service:
         self.metrics = Metrics()
         self._writeback = Writeback(self._opening("writeback"), self._written)
         self._sessions = Sessions(self._opening("pool"), config.database.pool_size)
-        self._desk = Desk(partial(self._connect, "http", ANSWERED_WITHIN))
+        self._desk = Desk(partial(self._connect, "http", LONGEST))
         self._intake = Intake(
             self._opening("intake"),
             self._keyring,
@@ -76,6 +77,7 @@ class Service:
             self.metrics.registry.register(collector)
         self.listens_at: Address | Path | None = None
         self._workers: Workers | None = None
+        self._reload: Reload | None = None
         self._reload_asked = asyncio.Event()
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
@@ -122,7 +124,7 @@ class Service:
         housekeeping = Housekeeping(self._sessions, config.retention, self._keyring)
         parts = Parts(self._lanes, worker, workers, housekeeping)
         apply(config, worker.post, parts)
-        reload = Reload(config, self._reread, self._reload_asked, parts, loops, self.metrics.reloaded)
+        reload = self._reload = Reload(config, self._reread, self._reload_asked, parts, loops, self.metrics.reloaded)
         vigil = Vigil(self._vitals.stalled, partial(self._status, reload), self._vitals.lagged)
         tasks = [
             loops.create_task(loop(), name=name)
@@ -232,8 +234,13 @@ class Service:
         token = guard.token(self._config.http)
         return [
             *operations.routes(self._vitals, self.metrics.registry, token),
-            *pages.routes(Site(self._desk, Gate(token), self._config, self._keyring, self._stop)),
+            *api.routes(self._desk, Callers(self._desk, token), self._keyring, self._current),
+            *pages.routes(Site(self._desk, Gate(token), self._current, self._keyring, self._stop)),
         ]
+
+    def _current(self) -> Config:
+        """The configuration in force."""
+        return self._config if self._reload is None else self._reload.config
 
     def _shards(self) -> frozenset[int]:
         return frozenset() if self._intake.fleet is None else self._intake.fleet.held

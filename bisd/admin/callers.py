@@ -20,16 +20,18 @@ class Callers:
 
     def __init__(self, desk: Desk, token: bytes | None) -> None:
         self._desk = desk
-        self._token = token
+        self.token = token
 
     async def caller(self, request: web.Request) -> Caller:
-        """Raises HTTPUnauthorized, and what the desk raises."""
+        """Raises HTTPUnauthorized, HTTPForbidden where there is no operator to be, and what the desk raises."""
         given = bearer(request)
-        if given is not None and is_token(given, self._token):
+        if given is not None and is_token(given, self.token):
             return OPERATOR
         if given is not None and _TOKEN.fullmatch(given):
             async with self._desk.connection() as connection:
                 account_id = await control.use_token(connection, given)
             if account_id is not None:
                 return Caller(account_id)
+        elif self.token is None:
+            raise web.HTTPForbidden(text="There is no operator's token here: set [http] token_file; or send one of an account.")
         raise web.HTTPUnauthorized(headers={hdrs.WWW_AUTHENTICATE: 'Bearer realm="bisd"'})

@@ -3,19 +3,21 @@ waiting."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import asyncpg
 
 from bisd import db
-from bisd.errors import DatabaseAwayError, NotGrantedError
+from bisd.errors import BisdError, DatabaseAwayError, NotGrantedError
 from bisd.sessions import Sessions
 
 _SIZE = 3
-# Seconds: for a session that is free, and for the answer of one.
+# Seconds: for a session that is free; for all that is asked of it, and for what may take longer at most.
 _PATIENCE = 2.0
 ANSWERED_WITHIN = 3.0
+LONGEST = 60.0
 
 
 class Desk:
@@ -32,13 +34,21 @@ class Desk:
         await self._sessions.__aexit__(*fault)
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[db.Connection]:
-        """One session, for questions and orders that take moments. Raises DatabaseAwayError where there is none or it takes too
-        long, and NotGrantedError where its role may not."""
+    async def connection(self, patience: float = ANSWERED_WITHIN) -> AsyncIterator[db.Connection]:
+        """One session, for questions and orders that take moments; seconds, with more `patience`. Raises DatabaseAwayError
+        where there is none or it takes too long, and NotGrantedError where its role may not."""
+        refused: BisdError | None = None
         try:
-            async with self._sessions.borrow() as connection:
-                yield connection
+            async with self._sessions.borrow() as connection, asyncio.timeout(patience):
+                if patience > ANSWERED_WITHIN:
+                    await connection.execute(db.query("patience"), f"{patience}s")
+                try:
+                    yield connection
+                except BisdError as fault:  # the session has done nothing wrong, and is lent again
+                    refused = fault
         except asyncpg.InsufficientPrivilegeError as fault:
             raise NotGrantedError(reason=fault.args[0]) from None
         except db.TRANSIENT as fault:
             raise DatabaseAwayError(reason=type(fault).__name__) from None
+        if refused is not None:
+            raise refused

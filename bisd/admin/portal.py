@@ -7,14 +7,20 @@ from __future__ import annotations
 import hmac
 import re
 from base64 import urlsafe_b64encode
+from datetime import timedelta
 from typing import Literal, NamedTuple
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from bisd.address import Address
+from bisd.config import HttpConfig
+from bisd.errors import ConfigurationError, RequestRefusedError
+
 Purpose = Literal["portal link", "session"]
 
 PATH = "/portal"
+LONGEST = timedelta(days=30)
 _OPERATOR = "operator"
 _SIGNED = re.compile(
     rf"(?P<holder>[1-9][0-9]{{0,18}}|{_OPERATOR})\.(?P<until>[1-9][0-9]{{0,11}})\.[A-Za-z0-9_-]{{0,43}}", re.ASCII
@@ -54,6 +60,22 @@ class Signer:
     def bind(self, text: str) -> str:
         """What only who has the key can make of this text: 43 characters of base64url."""
         return urlsafe_b64encode(hmac.digest(self._key, text.encode("utf-8", "surrogateescape"), "sha256")).decode().rstrip("=")
+
+
+def grant(account_id: int, lasting: timedelta, now: float) -> Grant:
+    """Raises RequestRefusedError for no time, and for too long a time."""
+    if not timedelta(seconds=1) <= lasting <= LONGEST:
+        raise RequestRefusedError(reason=f"a link opens pages for a second at least, and {LONGEST.days} days at most")
+    return Grant(account_id, int(now + lasting.total_seconds()))
+
+
+def base(config: HttpConfig) -> str:
+    """What the daemon is called by a browser. Raises ConfigurationError where that is not known."""
+    if config.public_url is not None:
+        return config.public_url
+    if isinstance(config.listen, Address) and not config.listen.host.is_unspecified:
+        return f"http://{config.listen}"
+    raise ConfigurationError(["http.public_url: is needed to make links: what the daemon is called by a browser"])
 
 
 def link(base: str, token: bytes, grant: Grant) -> str:

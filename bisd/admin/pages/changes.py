@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from bisd import control, insight
+from bisd.admin.desk import LONGEST
 from bisd.admin.pages import fields
 from bisd.admin.pages.gate import Form
 from bisd.admin.pages.site import Asked, go
@@ -62,7 +63,7 @@ async def ask_to_remove(asked: Asked) -> web.StreamResponse:
 
 async def remove(asked: Asked, _: Form) -> web.StreamResponse:
     webhook_id = asked.number("webhook")
-    async with asked.site.desk.connection() as connection:
+    async with asked.site.desk.connection(LONGEST) as connection:
         await insight.require_webhook(connection, webhook_id, asked.account_id)
         await control.remove_webhook(connection, webhook_id)
     return go(f"{asked.base}/webhooks?done=removed")
@@ -70,7 +71,7 @@ async def remove(asked: Asked, _: Form) -> web.StreamResponse:
 
 async def replay(asked: Asked, form: Form) -> web.StreamResponse:
     webhook_id = asked.number("webhook")
-    async with asked.site.desk.connection() as connection:
+    async with asked.site.desk.connection(LONGEST) as connection:
         await insight.require_webhook(connection, webhook_id, asked.account_id)
         try:
             since, per_second = fields.moment(form, "since"), fields.number(form, "per_second")
@@ -90,7 +91,7 @@ async def replay(asked: Asked, form: Form) -> web.StreamResponse:
 
 async def cancel_replay(asked: Asked, _: Form) -> web.StreamResponse:
     webhook_id = asked.number("webhook")
-    async with asked.site.desk.connection() as connection:
+    async with asked.site.desk.connection(LONGEST) as connection:
         await insight.require_webhook(connection, webhook_id, asked.account_id)
         await control.cancel_replay(connection, webhook_id)
     return go(f"{asked.base}/webhooks/{webhook_id}?done=taken_back")

@@ -11,6 +11,8 @@ from bisd.errors import RequestRefusedError
 
 _EVENT = re.compile(r"(?:evt_)?([1-9][0-9]{0,17})", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?", re.ASCII)
+# As the schema has it (bisd.moment).
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(9000, 1, 1, tzinfo=UTC)
 _MOST_LINES = 64
 
 
@@ -34,9 +36,12 @@ def moment(form: Form, name: str) -> datetime | None:
     if not (given := text(form, name)):
         return None
     try:
-        return datetime.fromisoformat(given).replace(tzinfo=UTC)
+        at = datetime.fromisoformat(given).replace(tzinfo=UTC)
     except ValueError:
         raise wrong(name) from None
+    if not _EARLIEST <= at <= _LATEST:
+        raise wrong(name)
+    return at
 
 
 def number(form: Form, name: str) -> float | None:

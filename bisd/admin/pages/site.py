@@ -23,13 +23,17 @@ from bisd.keyring import Keyring
 
 @dataclass(frozen=True)
 class Site:
-    """What pages are made with. `stop` is set when the daemon ends."""
+    """What pages are made with. `current` gives the configuration in force; `stop` is set when the daemon ends."""
 
     desk: Desk
     gate: Gate
-    config: Config
+    current: Callable[[], Config]
     keyring: Keyring
     stop: asyncio.Event
+
+    @property
+    def config(self) -> Config:
+        return self.current()
 
     def page(self, path: str, answer: Answering, *, only_operator: bool = False) -> web.RouteDef:
         """GET: shows."""

@@ -169,7 +169,7 @@ begin
             bisd.retry(bigint, bigint), bisd.cancel(bigint, bigint), bisd.cancel_replay(bigint),
             bisd.replay(bigint, timestamptz, timestamptz, boolean, double precision),
             bisd.seal_keys(bigint[], bytea[], bytea[], text[], text[]), bisd.create_token(bigint, text, timestamptz),
-            bisd.revoke_token(bigint), bisd.owing(), bisd.recent(),
+            bisd.revoke_token(bigint), bisd.require_webhook(bigint), bisd.owing(), bisd.recent(),
             bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz),
             bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer) to bisd_admin;
     end if;
