@@ -181,10 +181,25 @@ def test_every_metric_is_in_the_readme() -> None:
     assert {name: labels for name, labels in there.items() if name.startswith("bisd_")} == told
 
 
+def is_page(path: str) -> bool:
+    return not path.startswith(("/api/", "/healthz", "/readyz", "/metrics"))
+
+
+def test_every_page_is_in_the_readme() -> None:
+    """The table of pages in README.md has each that can be opened, and no other; what a path names stands in braces."""
+    routes = Service(Config(), "postgresql://bisd@db.example.com/shop").routes()
+    pages = [
+        re.sub(r":[^{}]*(?:{[0-9,]+})?}", "}", route.path) for route in routes if is_page(route.path) and route.method == "GET"
+    ]
+    told = re.findall(r"^\| `(/[^`]*)` \|", section("Pages"), re.MULTILINE)
+    assert {page for page in pages if not page.startswith("/static/")} == set(told)
+    assert len(told) == len(set(told))
+
+
 def test_every_path_is_in_the_readme() -> None:
     """The tables of paths in README.md have every path that the HTTP face answers, and no other."""
     service = Service(Config(), "postgresql://bisd@db.example.com/shop")
-    routes = [(route.method, route.path) for route in service.routes()]
+    routes = [(route.method, route.path) for route in service.routes() if not is_page(route.path)]
     told = [("GET", path) for path in re.findall(r"^\| `(/\w+)` \|", section("Health"), re.MULTILINE)]
     told += [("GET", path) for path in re.findall(r"`(/api/v1/[\w.]+)` describes", section("API"))]
     rows = re.findall(r"^\| ([A-Z]+) \| `(/[^`]*)` \|", section("API"), re.MULTILINE)

@@ -69,7 +69,7 @@ async def _found(connection: db.Connection, account_id: int, given: Form, after:
         account_id=account_id,
         webhook_id=webhook_id,
         state=given["state"] or None,
-        topic=fields.text(given, "topic") or None,
+        topic=fields.topic(given, "topic"),
         since=fields.moment(given, "since"),
         until=fields.moment(given, "until"),
         after=after,

@@ -24,6 +24,14 @@ def text(form: Form, name: str) -> str:
     return form.get(name, "").strip()
 
 
+def topic(form: Form, name: str) -> str | None:
+    """Visible ASCII, as the schema has it; None: nothing was given."""
+    given = text(form, name)
+    if not (given.isascii() and given.isprintable()):
+        raise wrong(name)
+    return given or None
+
+
 def one_of(form: Form, name: str, choices: tuple[str, ...]) -> str:
     given = text(form, name)
     if given not in choices:

@@ -278,7 +278,6 @@ TEXTS = {
     "deliveries.empty_hint": (
         "Once a webhook is on, every event of its topic is owed to it, and shown here with each of its attempts."
     ),
-    "deliveries.wrong": "{name} was not understood and is left out.",
     "delivery.facts": "This delivery",
     "delivery.test": "Test",
     "delivery.send_now": "Send now",
