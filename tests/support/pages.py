@@ -104,9 +104,11 @@ async def opened(dsn: str, authority: trustme.CA, ca_file: Path, token_file: Pat
         async with facing(dsn, config, within=300, token_file=token_file, listen=LOOPBACK) as (service, face):
             await service.ready.wait()
             stalls = [await _open_stall(dsn, receiver) for _ in range(2)]
-            yield House(dsn, service, face, receiver, (stalls[0], stalls[1]))
-            for stall in stalls:
-                await stall.shop.connection.close()
+            try:
+                yield House(dsn, service, face, receiver, (stalls[0], stalls[1]))
+            finally:
+                for stall in stalls:
+                    stall.shop.connection.terminate()
     finally:
         await receiver.stop()
 
