@@ -41,7 +41,8 @@ FLOORS = [
     {"bisd.__main__"},
 ]
 STAGES = {"arrival", "lane", "message", "post", "verdict", "writeback"}
-SQL = re.compile(r"\s*(select|insert\s+into|update|delete\s+from|with|create|alter|drop|notify|listen)\s", re.I)
+# A button may say Create Webhook.
+SQL = re.compile(r"\s*(select|insert\s+into|update|delete\s+from|with|create(?!\s+webhook)|alter|drop|notify|listen)\s", re.I)
 
 
 def _name(path: Path) -> str:
