@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from hashlib import sha256
 
 import asyncpg
 
@@ -60,9 +61,36 @@ async def rotate_key(connection: db.Connection, account_id: int, overlap: timede
         return str(await connection.fetchval(db.query("rotate_key"), account_id, overlap))
 
 
+async def create_token(
+    connection: db.Connection, account_id: int, description: str, expires_at: datetime | None
+) -> tuple[int, str]:
+    """The new token's id, and the token, which is told this once."""
+    with _refusals():
+        row = await connection.fetchrow(db.query("create_token"), account_id, description, expires_at)
+    assert row is not None
+    return row["id"], row["token"]
+
+
+async def revoke_token(connection: db.Connection, token_id: int) -> None:
+    with _refusals():
+        await connection.execute(db.query("revoke_token"), token_id)
+
+
+async def use_token(connection: db.Connection, token: str) -> int | None:
+    """The account that a token opens; None if it opens nothing, or nothing any more."""
+    found: int | None = await connection.fetchval(db.query("use_token"), sha256(token.encode()).digest())
+    return found
+
+
 async def set_plan(connection: db.Connection, account_id: int, plan: str) -> None:
     with _refusals():
         await connection.execute(db.query("set_plan"), account_id, plan)
+
+
+async def lock_webhook(connection: db.Connection, webhook_id: int) -> str:
+    """It stays as it is until the transaction ends; its tag, which changes with any of its settings."""
+    with _refusals():
+        return str(await connection.fetchval(db.query("lock_webhook"), webhook_id))
 
 
 async def set_webhook(connection: db.Connection, webhook_id: int, settings: Mapping[str, object]) -> None:
@@ -94,16 +122,17 @@ async def send_test(connection: db.Connection, webhook_id: int) -> int:
         return int(await connection.fetchval(db.query("send_test"), webhook_id))
 
 
-async def retry(connection: db.Connection, event_id: int, webhook_id: int | None) -> int:
-    """To how many webhooks the event is due now; None: to all that it was ever owed to."""
+async def retry(connection: db.Connection, event_id: int, webhook_id: int | None, account_id: int | None = None) -> int:
+    """To how many webhooks the event is due now; None: to all that it was ever owed to. `account_id`: of this
+    account alone."""
     with _refusals():
-        return int(await connection.fetchval(db.query("retry"), event_id, webhook_id))
+        return int(await connection.fetchval(db.query("retry"), event_id, webhook_id, account_id))
 
 
-async def cancel(connection: db.Connection, event_id: int, webhook_id: int | None) -> int:
-    """To how many webhooks the event is not owed any more; None: to any."""
+async def cancel(connection: db.Connection, event_id: int, webhook_id: int | None, account_id: int | None = None) -> int:
+    """To how many webhooks the event is not owed any more; None: to any. `account_id`: of this account alone."""
     with _refusals():
-        return int(await connection.fetchval(db.query("cancel"), event_id, webhook_id))
+        return int(await connection.fetchval(db.query("cancel"), event_id, webhook_id, account_id))
 
 
 async def replay(

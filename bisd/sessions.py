@@ -18,15 +18,23 @@ _KEPT = 20.0
 class Sessions:
     """At most `size` at once, besides those that listen and write back. Use as an asynchronous context manager."""
 
-    def __init__(self, connect: Callable[[], Awaitable[db.Connection]], size: int) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[db.Connection]],
+        size: int,
+        set_up: Callable[[db.Connection], Awaitable[None]] = db.set_up,
+        patience: float = _PATIENCE,
+    ) -> None:
         self._connect = connect
         self._size = size
+        self._set_up = set_up
+        self._patience = patience
         self._pool: asyncpg.Pool[asyncpg.Record]
 
     async def __aenter__(self) -> Sessions:
         self._pool = asyncpg.create_pool(
             connect=self._open,
-            setup=cast(Any, db.set_up),
+            setup=cast(Any, self._set_up),
             min_size=0,
             max_size=self._size,
             max_inactive_connection_lifetime=_KEPT,
@@ -44,7 +52,7 @@ class Sessions:
     @asynccontextmanager
     async def borrow(self) -> AsyncIterator[db.Connection]:
         """One session, as it was at its beginning. Raises TimeoutError if none becomes free, and what connecting raises."""
-        async with self._pool.acquire(timeout=_PATIENCE) as connection:
+        async with self._pool.acquire(timeout=self._patience) as connection:
             well = False
             try:
                 yield cast(db.Connection, connection)  # it passes on whatever a connection is asked for

@@ -34,8 +34,8 @@ from tests.support.shop import Shop, eventually
 
 TOKEN = "4f" * 32
 CSP = (
-    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; frame-ancestors 'none'; "
-    "base-uri 'none'"
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "frame-ancestors 'none'; base-uri 'none'"
 )
 EVERYWHERE = Address(ip_address("0.0.0.0"), 0)  # noqa: S104  (that it asks for a token is what is tested)
 

@@ -15,10 +15,11 @@ FILES = sorted((ROOT / "bisd").rglob("*.py"))
 # From the ground floor up; a module imports only from floors below its own.
 FLOORS = [
     {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd", "bisd.files", "bisd.dsn", "bisd.address"},
-    {"bisd.values", "bisd.authorities", "bisd.vigil"},
+    {"bisd.values", "bisd.authorities", "bisd.vigil", "bisd.listing"},
     {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns", "bisd.traces"},
     {"bisd.metrics"},
     {"bisd.db", "bisd.egress", "bisd.client", "bisd.keyring"},
+    {"bisd.deliveries"},
     {
         "bisd.delivery",
         "bisd.migrate",
@@ -40,7 +41,8 @@ FLOORS = [
     {"bisd.__main__"},
 ]
 STAGES = {"arrival", "lane", "message", "post", "verdict", "writeback"}
-SQL = re.compile(r"\s*(select|insert\s+into|update|delete\s+from|with|create|alter|drop|notify|listen)\s", re.I)
+# A button may say Create Webhook.
+SQL = re.compile(r"\s*(select|insert\s+into|update|delete\s+from|with|create(?!\s+webhook)|alter|drop|notify|listen)\s", re.I)
 
 
 def _name(path: Path) -> str:

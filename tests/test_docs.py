@@ -36,13 +36,13 @@ KEY = "bis_" + "5" * 64
 MIGRATIONS = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "bisd/sql/migrations").iterdir()))
 # Functions that only bisd itself calls: triggers, the daemon's, and parts of others.
 OUR_OWN = {
-    "account_changed", "attached_key", "attached_query", "attached_text", "beat", "cancel_all", "drop_partitions",
-    "enliven_webhook", "fan_out", "filter_fault", "forget_attachment", "forget_faults", "forget_webhooks", "header_fault",
+    "account_changed", "attached_key", "attempts_before", "attached_query", "attached_text", "beat", "cancel_all", "drop_partitions",
+    "enliven_webhook", "fan_out", "filter_fault", "forget_answers", "forget_attachment", "forget_faults", "forget_webhooks", "header_fault",
     "insert_events", "is_owed", "keep_plan", "keep_webhook", "lock_plans", "make_partition", "make_partitions", "mark_sent",
     "max_body_bytes", "members", "new_api_key", "no_event", "notification_created", "notification_json", "notification_sent",
     "owing", "passes", "plan_changed", "recent", "record_faults", "refuse_event", "report", "require_account",
     "require_attachable", "require_expression", "require_plan", "require_topic", "require_url", "require_webhook",
-    "reread_webhook", "restamp", "resume_account", "ring", "sample", "seal_keys", "stamp_webhook", "url_fault", "utc",
+    "reread_webhook", "restamp", "resume_account", "ring", "sample", "seal_keys", "stamp_webhook", "url_fault", "use_token", "utc",
     "visible_columns", "webhook_state", "webhooks_changed",
 }  # fmt: skip
 
@@ -181,11 +181,29 @@ def test_every_metric_is_in_the_readme() -> None:
     assert {name: labels for name, labels in there.items() if name.startswith("bisd_")} == told
 
 
+def is_page(path: str) -> bool:
+    return not path.startswith(("/api/", "/healthz", "/readyz", "/metrics"))
+
+
+def test_every_page_is_in_the_readme() -> None:
+    """The table of pages in README.md has each that can be opened, and no other; what a path names stands in braces."""
+    routes = Service(Config(), "postgresql://bisd@db.example.com/shop").routes()
+    pages = [
+        re.sub(r":[^{}]*(?:{[0-9,]+})?}", "}", route.path) for route in routes if is_page(route.path) and route.method == "GET"
+    ]
+    told = re.findall(r"^\| `(/[^`]*)` \|", section("Pages"), re.MULTILINE)
+    assert {page for page in pages if not page.startswith("/static/")} == set(told)
+    assert len(told) == len(set(told))
+
+
 def test_every_path_is_in_the_readme() -> None:
-    """The table of paths in README.md has every path that the HTTP face answers, and no other."""
+    """The tables of paths in README.md have every path that the HTTP face answers, and no other."""
     service = Service(Config(), "postgresql://bisd@db.example.com/shop")
-    paths = [route.path for route in service.routes()]
-    assert paths == re.findall(r"^\| `(/\w+)` \|", section("Health"), re.MULTILINE)
+    routes = [(route.method, route.path) for route in service.routes() if not is_page(route.path)]
+    told = [("GET", path) for path in re.findall(r"^\| `(/\w+)` \|", section("Health"), re.MULTILINE)]
+    told += [("GET", path) for path in re.findall(r"`(/api/v1/[\w.]+)` describes", section("API"))]
+    rows = re.findall(r"^\| ([A-Z]+) \| `(/[^`]*)` \|", section("API"), re.MULTILINE)
+    assert routes == told + [(method, f"/api/v1{path}") for method, path in rows]
 
 
 def test_everything_that_the_doctor_looks_at_is_in_the_readme() -> None:

@@ -268,7 +268,7 @@ async def test_roles_may_do_what_they_must(role: str, shop: Shop) -> None:
 
 
 async def test_nobody_else_may_call_anything(shop: Shop) -> None:
-    """Whoever has none of the three roles can call no function that changes or shows something."""
+    """Whoever has none of the four roles can call no function that changes or shows something."""
     functions = await shop.connection.fetch(
         "select p.oid::regprocedure::text from pg_catalog.pg_proc p "
         "where p.pronamespace = 'bisd'::regnamespace and exists (select from aclexplode(coalesce(p.proacl, "

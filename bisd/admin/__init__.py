@@ -15,6 +15,7 @@ from bisd.address import Address
 from bisd.admin.connection import Connection
 from bisd.admin.guard import by_our_name, secure
 from bisd.admin.listening import listening
+from bisd.admin.problem import telling
 from bisd.config import HttpConfig
 
 # Requests that are being answered when the daemon ends.
@@ -29,7 +30,7 @@ async def serving(config: HttpConfig, routes: Iterable[web.RouteDef]) -> AsyncIt
     if config.listen is None:
         yield None
         return
-    app = web.Application(middlewares=[by_our_name(config)], client_max_size=_LARGEST_REQUEST)
+    app = web.Application(middlewares=[telling, by_our_name(config)], client_max_size=_LARGEST_REQUEST)
     app.add_routes(routes)
     app.on_response_prepare.append(_secure)
     with listening(config.listen) as own:

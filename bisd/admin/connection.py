@@ -12,6 +12,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_request import BaseRequest
 
 from bisd import log
+from bisd.admin import problem
 from bisd.admin.guard import secure
 
 MOST = 100
@@ -69,7 +70,9 @@ class Connection(RequestHandler):
             self.log_exception(exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionResetError  # an answer has begun: there is no other one to be given
-        answer = web.Response(status=status, text=f"{status}: {HTTPStatus(status).phrase}")
+        phrase = HTTPStatus(status).phrase
+        told = problem.is_told(request.path)
+        answer = problem.respond(status, f"{phrase}.") if told else web.Response(status=status, text=f"{status}: {phrase}")
         secure(answer.headers)
         answer.force_close()
         return answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from dataclasses import dataclass
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -18,8 +19,8 @@ from bisd.errors import ConfigurationError
 # No other page can frame, read or keep what is here; and it does not say which version of what serves it.
 HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; form-action 'self'; "
-        "frame-ancestors 'none'; base-uri 'none'"
+        "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
+        "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -28,6 +29,13 @@ HEADERS = {
 }
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*", re.ASCII)
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks: an account, or the operator, who has none."""
+
+    account_id: int | None
 
 
 def secure(headers: MutableMultiMapping[str]) -> None:
@@ -46,14 +54,25 @@ def token(config: HttpConfig) -> bytes | None:
     return text.encode()
 
 
+def bearer(request: web.Request) -> str | None:
+    """The token that a request bears (RFC 6750); None if it bears none."""
+    scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" and given.strip() else None
+
+
+def is_token(given: str, token: bytes | None) -> bool:
+    """Whether it is the operator's, in a time that does not tell how much of it is."""
+    return token is not None and hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token)
+
+
 def for_bearers(handler: Handler, token: bytes | None) -> Handler:
-    """Only who sends the token is answered (RFC 6750); if there is none, everybody."""
+    """Only who sends the token is answered; if there is none, everybody."""
     if token is None:
         return handler
 
     async def guarded(request: web.Request) -> web.StreamResponse:
-        scheme, _, given = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("utf-8", "surrogateescape"), token):
+        given = bearer(request)
+        if given is None or not is_token(given, token):
             raise web.HTTPUnauthorized(headers={hdrs.WWW_AUTHENTICATE: 'Bearer realm="bisd"'})
         return await handler(request)
 

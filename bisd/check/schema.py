@@ -42,7 +42,7 @@ async def schema(connection: db.Connection, _: Config) -> list[Finding]:
 
 
 def _rights(lacking: set[Thing], beyond: set[Thing]) -> list[Finding]:
-    """Of the three roles, and of everybody."""
+    """Of the four roles, and of everybody."""
     findings = []
     if lacking:
         says = f"rights that bisd migrate grants are missing, or others: {_names(lacking)}: make the roles, and grant them"

@@ -24,9 +24,11 @@ _MODULES = {
     "bench": "bench",
     "account": "accounts",
     "webhook": "webhooks",
+    "token": "tokens",
     "emit": "events",
     "delivery": "deliveries",
     "keys": "keys",
+    "portal-link": "portal",
     "replay": "deliveries",
     "attach": "attach",
     "detach": "attach",
@@ -40,7 +42,7 @@ class Commands(Mapping[str, click.Command]):
     """Imports a command when it is asked for: all of them together take a second, which is long for who completes a word."""
 
     def __getitem__(self, name: str) -> click.Command:
-        command: click.Command = getattr(import_module(f"bisd.cli.{_MODULES[name]}"), name)
+        command: click.Command = getattr(import_module(f"bisd.cli.{_MODULES[name]}"), name.replace("-", "_"))
         return command
 
     def __iter__(self) -> Iterator[str]:

@@ -32,7 +32,7 @@ from bisd.service import Service
 @click.option("--once", is_flag=True, help="Deliver a few, print them, and end: 0 if all arrived, else 1.")
 @with_config
 def demo(config: Config, once: bool) -> None:
-    """A shop, the daemon and a receiver that verifies signatures, on one machine."""
+    """A shop, the daemon with its pages, and a receiver that verifies signatures, on one machine."""
     log.configure("warning", config.log.format)
     dsn = embedded.start()  # whatever the configuration names: nobody's shop is played with
     arrived = []
@@ -45,9 +45,12 @@ def demo(config: Config, once: bool) -> None:
             f"signature {verified}   {shown.seconds * 1000:6.1f} ms from commit to arrival"
         )
 
+    def open_pages(link: str) -> None:
+        click.echo(f"The pages, for a day, for whoever has this link: {link}", err=True)
+
     async def act() -> bool:
         await _migrate(dsn)
-        return await Demo(config, dsn, show).run(once)
+        return await Demo(config, dsn, show, open_pages).run(once)
 
     click.echo("A shop inserts notifications into PostgreSQL; bisd delivers them; the receiver verifies them.", err=True)
     try:

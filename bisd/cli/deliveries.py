@@ -15,8 +15,7 @@ from bisd.cli.context import ask, with_config
 from bisd.cli.output import json_option, show_json, show_rows
 from bisd.cli.values import IDENTIFIER, Moment, Number
 from bisd.config import Config
-
-_STATES = ("pending", "retrying", "held", "delivered", "failed", "expired", "cancelled", "refused")
+from bisd.deliveries import STATES
 
 _SHOWN = ("webhook_id", "number", "attempted_at", "verdict", "status", "code", "total_ms", "answer")
 
@@ -28,14 +27,24 @@ def delivery() -> None:
 
 @delivery.command("list")
 @click.option("--webhook", type=IDENTIFIER, help="Only this webhook's.")
-@click.option("--state", type=click.Choice(_STATES), help="Only those in this state.")
+@click.option("--state", type=click.Choice(STATES), help="Only those in this state.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="At most so many.")
 @json_option
 @with_config
 def list_(config: Config, webhook: int | None, state: str | None, limit: int, as_json: bool) -> None:
-    """Lists the newest deliveries."""
-    rows = ask(config, lambda connection: insight.deliveries(connection, webhook, state, limit))
-    show_rows(rows, as_json, "No delivery.")
+    """Lists deliveries, those with which something happened last first."""
+
+    async def look(connection: db.Connection) -> insight.Rows:
+        page = await insight.deliveries(connection, webhook_id=webhook, state=state, most=limit)
+        rows = page.rows
+        while page.next is not None and len(rows) < limit:
+            page = await insight.deliveries(
+                connection, webhook_id=webhook, state=state, after=page.next, most=limit - len(rows)
+            )
+            rows += page.rows
+        return rows
+
+    show_rows(ask(config, look), as_json, "No delivery.")
 
 
 @delivery.command()

@@ -10,7 +10,7 @@ from bisd.cli.output import json_option, show_json, show_record, show_rows
 from bisd.cli.values import IDENTIFIER, Number, Setting
 from bisd.config import Config
 from bisd.egress import Egress
-from bisd.insight import Row
+from bisd.listing import Row
 
 
 @click.group()
@@ -60,7 +60,9 @@ def list_(config: Config, account: int | None, as_json: bool) -> None:
 @with_config
 def show(config: Config, id: int, as_json: bool) -> None:
     """Shows a webhook: its settings, how it is doing, and why."""
-    show_record(ask(config, lambda connection: insight.webhook(connection, id)), as_json)
+    row = ask(config, lambda connection: insight.webhook(connection, id))
+    del row["tag"]  # for programs that change it by the API
+    show_record(row, as_json)
 
 
 @webhook.command()

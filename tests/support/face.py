@@ -83,11 +83,14 @@ async def read(reader: asyncio.StreamReader, head_only: bool = False) -> Reply:
 
 
 @asynccontextmanager
-async def facing(dsn: str = NOWHERE, config: Config | None = None, **http: Any) -> AsyncIterator[tuple[Service, Face]]:
-    """A daemon whose HTTP face answers, whether it is ready or not; on a free port, unless `listen` names another place."""
+async def facing(
+    dsn: str = NOWHERE, config: Config | None = None, *, within: float = 60, **http: Any
+) -> AsyncIterator[tuple[Service, Face]]:
+    """A daemon whose HTTP face answers, whether it is ready or not; on a free port, unless `listen` names another place. All
+    that is done with it is done `within` seconds."""
     config = config or Config()
     service = Service(replace(config, http=HttpConfig(**{"listen": LOOPBACK} | http)), dsn)
-    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(within), asyncio.TaskGroup() as group:
         running = group.create_task(service.run())
         try:
             while service.listens_at is None and not running.done():

@@ -1,10 +1,10 @@
--- Three roles with the least rights; grant one of them to a login role. Roles belong to the whole server: where the one
+-- Four roles with the least rights; grant one of them to a login role. Roles belong to the whole server: where the one
 -- who migrates may not make them, and nobody has, the grants are left out with a notice.
 do $$
 declare
     role text;
 begin
-    foreach role in array array['bisd_app', 'bisd_daemon', 'bisd_reader'] loop
+    foreach role in array array['bisd_app', 'bisd_daemon', 'bisd_reader', 'bisd_admin'] loop
         begin
             if not exists (select from pg_catalog.pg_roles where rolname = role) then
                 execute format('create role %I nologin', role);

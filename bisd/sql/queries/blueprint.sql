@@ -93,7 +93,7 @@ with relation as (
         where n.nspname = 'bisd'
     ) held
     left join pg_roles g on g.oid = held.grantee
-    where held.grantee = 0 or g.rolname in ('bisd_app', 'bisd_daemon', 'bisd_reader')
+    where held.grantee = 0 or g.rolname in ('bisd_app', 'bisd_daemon', 'bisd_reader', 'bisd_admin')
     group by 2
 )
 select kind, name, regexp_replace(coalesce(definition, ''), '\s+', ' ', 'g') as definition

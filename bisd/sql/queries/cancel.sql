@@ -1,4 +1,11 @@
--- The deliveries of event $1, to the webhook $2 unless that is null, are cancelled. Answers to how many webhooks.
-select count(*) filter (where bisd.cancel(s.event_id, s.webhook_id))
-from bisd.delivery_status s
-where s.event_id = $1 and ($2::bigint is null or s.webhook_id = $2)
+-- The deliveries of event $1, to the webhook $2 unless that is null, of the account $3 unless that is null, are cancelled. Answers to how
+-- many webhooks.
+select count(*) filter (where bisd.cancel($1, k.webhook_id))
+from (
+    select a.webhook_id from bisd.attempt a where a.event_id = $1
+    union
+    select w.id from bisd.event e join bisd.webhook w on w.account_id = e.account_id where e.id = $1
+) k
+join bisd.webhook w on w.id = k.webhook_id
+where ($2::bigint is null or k.webhook_id = $2::bigint) and ($3::bigint is null or w.account_id = $3::bigint)
+  and exists (select from bisd.delivery d where d.webhook_id = k.webhook_id and d.event_id = $1)

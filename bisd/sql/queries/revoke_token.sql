@@ -1,0 +1,2 @@
+-- $1 token id.
+select bisd.revoke_token($1)
