@@ -11,6 +11,7 @@ from uuid import uuid4
 
 import pytest
 
+from bisd import log
 from bisd.admin.api import OPERATIONS
 from tests.support.api import OPERATOR, Api
 
@@ -280,6 +281,22 @@ def test_an_account_sees_what_is_its_own(api: Api, shop: int, webhook: int) -> N
     assert (201, shop) == (made.status, made.json["account_id"])
     emitted = api.ask("POST", "/events?topic=own", body=b"{}", token=token).json["id"]
     assert shop == api.ask("GET", f"/events/{emitted}", token=token).json["account_id"]
+
+
+def test_who_ordered_what_is_logged(api: Api, shop: int, webhook: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each order that was carried out, without what it said; none for a question, or for what was refused."""
+    log.configure("info", "json")
+    token = api.token(shop)
+    api.ask("GET", f"/webhooks/{webhook}", token=token)
+    api.ask("PATCH", f"/webhooks/{webhook}", {"rate": -1}, token=token)
+    api.ask("PATCH", f"/webhooks/{webhook}", {"description": "s3cret"}, token=token)
+    made = api.ask("POST", "/accounts", {"name": "s3cret", "plan": "small"})
+    logged = capsys.readouterr().err
+    lines = [line for line in map(json.loads, logged.splitlines()) if line["event"] == "order"]
+    assert [("changeWebhook", shop, webhook), ("createAccount", None, None)] == [
+        (line["operation"], line["account_id"], line["about"].get("webhook_id")) for line in lines
+    ]
+    assert [] == [text for text in ("s3cret", token, made.json["api_key"]) if text in logged]
 
 
 def test_every_operation_has_a_name_of_its_own() -> None:
