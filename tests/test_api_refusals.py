@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
 from bisd.admin import guard
 from bisd.admin.api import OPERATIONS
 from bisd.admin.api.operation import Operation, Who
+from bisd.config import Config, KeysConfig
+from bisd.keyring import Keyring
 from tests.support.api import OPERATOR, Api
-from tests.support.face import facing
+from tests.support.face import Face, Reply, facing
 from tests.support.postgres import Server
 
 
@@ -266,13 +269,32 @@ async def test_without_the_role_nothing_is_changed(server: Server, tmp_path: Pat
     bearer = f"Authorization: Bearer {OPERATOR}"
     async with facing(f"{dsn}&role=bisd_daemon", token_file=tmp_path / "token") as (_, face):
         assert 200 == (await face.get("/api/v1/accounts", bearer)).status
-        lines = ["POST /api/v1/webhooks/1/test HTTP/1.1", "Host: localhost", bearer, "Connection: close", "", ""]
-        assert 404 == (await face.ask("\r\n".join(lines).encode())).status
-        body = '{"name": "a", "plan": "medium"}'
-        lines = ["POST /api/v1/accounts HTTP/1.1", "Host: localhost", bearer, "Connection: close"]
-        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", "", body]
-        told = await face.ask("\r\n".join(lines).encode())
+        assert 404 == (await post(face, "/api/v1/webhooks/1/test", {})).status
+        told = await post(face, "/api/v1/accounts", {"name": "a", "plan": "medium"})
     assert (403, True) == (told.status, "grant bisd_admin" in told.json["detail"])
+
+
+async def test_a_new_key_is_never_stored_in_plain(server: Server, tmp_path: Path) -> None:
+    """With a master key, what the API tells is sealed in the table, by the transaction that made it, and opens again."""
+    (tmp_path / "token").write_text(OPERATOR)
+    (tmp_path / "master").write_text("ab" * 32)
+    keys = KeysConfig(master_file=tmp_path / "master")
+    dsn = await server.create()
+    async with facing(dsn, Config(keys=keys), token_file=tmp_path / "token") as (_, face):
+        made = (await post(face, "/api/v1/accounts", {"name": "a", "plan": "medium"})).json
+        rotated = (await post(face, f"/api/v1/accounts/{made['id']}/rotate-key", {})).json
+    connection = await asyncpg.connect(dsn)
+    [row] = await connection.fetch("select api_key, previous_api_key from bisd.account")
+    await connection.close()
+    assert [rotated["api_key"], made["api_key"]] == [Keyring(keys).open(made["id"], stored) for stored in row]
+    assert [True, True] == [stored.startswith("sealed:1:") for stored in row]
+
+
+async def post(face: Face, path: str, given: object) -> Reply:
+    body = json.dumps(given)
+    lines = [f"POST {path} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {OPERATOR}", "Connection: close"]
+    lines += ["Content-Type: application/json", f"Content-Length: {len(body)}", "", body]
+    return await face.ask("\r\n".join(lines).encode())
 
 
 async def test_without_an_operator_s_token_nobody_is_the_operator() -> None:
