@@ -13,11 +13,13 @@ import asyncpg
 import pytest
 
 from bisd import db, insight
+from bisd.admin.portal import Grant, Signer
 from bisd.listing import Cursor
 from tests.support.api import OPERATOR
 from tests.support.cli import Run
 from tests.support.client import at_best
 from tests.support.face import Face, facing
+from tests.support.pages import Visitor
 from tests.support.postgres import Server
 
 # Of 20 days: 4,000 webhooks of 2,000 accounts; a million attempts, a third of them at webhook 1, and 19,000 that were the
@@ -118,6 +120,36 @@ async def get(face: Face, path: str) -> tuple[float, dict[str, Any]]:
     told = await face.get(f"/api/v1{path}", f"Authorization: Bearer {OPERATOR}")
     assert 200 == told.status, (path, told.body)
     return time.monotonic() - began, told.json
+
+
+SHOWN = [
+    "/", "/?span=day", "/?span=week", "/accounts", "/accounts?after=1900",
+    *[f"/accounts/{account}/{page}"
+      for account in (1, 2, 3, 1500)
+      for page in ("webhooks", "deliveries", "deliveries?state=failed", "deliveries?state=expired", "deliveries?state=pending",
+                   "deliveries?topic=none", "deliveries?until={long_ago}", "api")],
+    "/accounts/1/webhooks/1", "/accounts/2/webhooks/3", "/accounts/3/webhooks/5", "/accounts/1/webhooks/1/remove",
+    "/accounts/1/deliveries?event=999999", "/accounts/1/deliveries/999999/1",
+]  # fmt: skip
+
+
+async def test_every_page_that_people_see_is_quick(face: Face) -> None:
+    """So does each of theirs, the operator's and an account's."""
+    long_ago = f"{datetime.now(UTC) - timedelta(days=12):%Y-%m-%dT%H:%M}"
+    visitor = Visitor(face, Signer(OPERATOR.encode(), "session").sign(Grant(None, 9_999_999_999)))
+    slow = {}
+    for path in SHOWN:
+
+        async def ask(asked: str = path.format(long_ago=long_ago)) -> tuple[float, list[str]]:
+            began = time.monotonic()
+            assert 200 == (await visitor.get(asked)).status, asked
+            took = time.monotonic() - began
+            return took, [] if took < _QUICK else [f"{took:.3f} s"]
+
+        took, exceeded = await at_best(ask)
+        if exceeded:
+            slow[path] = took
+    assert {} == slow
 
 
 def test_the_command_line_lists_as_quickly(filled: str, tmp_path: Path) -> None:
