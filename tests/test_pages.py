@@ -460,7 +460,7 @@ async def test_what_others_wrote_is_text(house: House) -> None:
 
 
 async def test_a_link_is_made_by_the_api_for_the_operator_alone(house: House) -> None:
-    """It opens the pages of that account, as long as was wanted; an account's token makes none, nor is there one of no account."""
+    """It opens the pages of that account, as long as was wanted; a token of an account makes none."""
     mine = house.stalls[0]
     visitor, path = Visitor(house.face, None), f"/api/v1/accounts/{mine.account_id}/portal-link"
     token = await mine.shop.connection.fetchval("select token from bisd.create_token($1, 'a program', null)", mine.account_id)
