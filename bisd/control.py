@@ -136,17 +136,25 @@ async def cancel(connection: db.Connection, event_id: int, webhook_id: int | Non
 
 
 async def replay(
-    connection: db.Connection, webhook_id: int, since: datetime, until: datetime | None, only_failed: bool, per_second: float
+    connection: db.Connection,
+    webhook_id: int,
+    since: datetime,
+    until: datetime | None,
+    only_failed: bool,
+    per_second: float,
+    patience: float | None = None,
 ) -> int:
-    """How many deliveries are owed again, of what happened from `since` until before `until` (None: now)."""
+    """How many deliveries are owed again, of what happened from `since` until before `until` (None: now). `patience`: seconds
+    that this may take; None: as long as any statement."""
+    given = (webhook_id, since, until, only_failed, per_second)
     with _refusals():
-        return int(await connection.fetchval(db.query("replay"), webhook_id, since, until, only_failed, per_second))
+        return int(await connection.fetchval(db.query("replay"), *given, timeout=patience))
 
 
-async def cancel_replay(connection: db.Connection, webhook_id: int) -> int:
-    """How many deliveries of replays were taken back."""
+async def cancel_replay(connection: db.Connection, webhook_id: int, patience: float | None = None) -> int:
+    """How many deliveries of replays were taken back. `patience` as above."""
     with _refusals():
-        return int(await connection.fetchval(db.query("cancel_replay"), webhook_id))
+        return int(await connection.fetchval(db.query("cancel_replay"), webhook_id, timeout=patience))
 
 
 async def emit(connection: db.Connection, account_id: int, topic: str, body: str, source: str = "the body") -> int:

@@ -17,9 +17,9 @@ from bisd.listing import Cursor, Entry, Page, Place, Stream, merge
 
 STATES = ("pending", "retrying", "held", "delivered", "failed", "expired", "cancelled", "refused")
 _OWED = ("pending", "retrying", "held")
-# So much is looked at for a page: attempts, each with what came after it; rows of what is owed.
+# So much is looked at for a page: attempts, each with what came after it; and what can be told apart row by row.
 _LOOKED_TRIED = 500
-_LOOKED_OWED = 5000
+_LOOKED = 5000
 _MOST_IDENTIFIER = 2**63 - 1
 _LATEST: Place = ("9999-01-01T00:00:00+00:00", _MOST_IDENTIFIER, _MOST_IDENTIFIER)
 
@@ -91,7 +91,7 @@ async def _tried(connection: db.Connection, wanted: Wanted, place: Place, most: 
     at, event_id, webhook_id = place or _LATEST
     before = (datetime.fromisoformat(str(at)), event_id, webhook_id)
     scope = (wanted.account_id, wanted.webhook_id, wanted.topic)
-    looked = max(_LOOKED_TRIED, most + 1)
+    looked = max(_LOOKED_TRIED if verdict in (None, "delivered") else _LOOKED, most + 1)
     rows = await connection.fetch(
         db.query("tried_deliveries"), *scope, verdict, verdict is not None, *bounds, *before, looked, most + 1
     )
@@ -103,12 +103,12 @@ async def _owed(connection: db.Connection, wanted: Wanted, place: Place, most: i
     if not wanted.is_narrow:
         txid, row = place or (None, None)
         rows = await connection.fetch(
-            db.query("owed_deliveries_of_all"), wanted.state, *bounds, wanted.topic, txid, row, _LOOKED_OWED
+            db.query("owed_deliveries_of_all"), wanted.state, *bounds, wanted.topic, txid, row, _LOOKED
         )
-        return _by_place(rows, ("at_txid", "at_place"), place, len(rows) < _LOOKED_OWED)
+        return _by_place(rows, ("at_txid", "at_place"), place, len(rows) < _LOOKED)
     event_id, webhook_id = place or (_MOST_IDENTIFIER, _MOST_IDENTIFIER)
     scope = (wanted.account_id, wanted.webhook_id, wanted.topic)
-    looked = max(_LOOKED_OWED, most + 1)
+    looked = max(_LOOKED, most + 1)
     rows = await connection.fetch(
         db.query("owed_deliveries"), *scope, wanted.state, *bounds, event_id, webhook_id, looked, most + 1
     )

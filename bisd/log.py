@@ -63,6 +63,7 @@ class Event(StrEnum):
     HOUSEKEEPING_PUT_OFF = "housekeeping_put_off"  # error
     RESTAMPED = "restamped"  # count
     HTTP_LISTENING = "http_listening"  # address
+    ORDER = "order"  # operation, account_id, about
     BACKLOG_UNKNOWN = "backlog_unknown"  # error
 
     SUPPRESSED = "suppressed"  # of, count

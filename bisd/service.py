@@ -16,7 +16,7 @@ from bisd import __version__, admin, db, log, migrate, systemd
 from bisd.address import Address
 from bisd.admin import api, guard, operations, pages
 from bisd.admin.callers import Callers
-from bisd.admin.desk import LONGEST, Desk
+from bisd.admin.desk import ANSWERED_WITHIN, Desk
 from bisd.admin.pages.gate import Gate
 from bisd.admin.pages.site import Site
 from bisd.backlog import Backlog
@@ -61,7 +61,7 @@ class Service:
         self.metrics = Metrics()
         self._writeback = Writeback(self._opening("writeback"), self._written)
         self._sessions = Sessions(self._opening("pool"), config.database.pool_size)
-        self._desk = Desk(partial(self._connect, "http", LONGEST))
+        self._desk = Desk(partial(self._connect, "http", ANSWERED_WITHIN))
         self._intake = Intake(
             self._opening("intake"),
             self._keyring,

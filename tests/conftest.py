@@ -13,6 +13,7 @@ import uvloop
 
 from bisd import db, log
 from tests.support import hostile as hostile_module
+from tests.support.api import Api, serving
 from tests.support.cli import Run
 from tests.support.postgres import Server
 from tests.support.receiver import Receiver
@@ -86,6 +87,12 @@ async def receiver(authority: trustme.CA) -> AsyncIterator[Receiver]:
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hostile_module.Hostile]:
     with hostile_module.serving(tmp_path_factory.mktemp("hostile")) as receiver:
         yield receiver
+
+
+@pytest.fixture(scope="session")
+def api(server: Server, authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    with serving(server, authority, tmp_path_factory.mktemp("api")) as running:
+        yield running
 
 
 @pytest.fixture

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
+from urllib.parse import urljoin
 
 import asyncpg
 import pytest
@@ -142,6 +146,27 @@ def test_demo_once(tmp_path: Path) -> None:
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("signature verified") == 10
+
+
+def test_the_demo_shows_its_pages(tmp_path: Path) -> None:
+    """The link that it prints opens them, and what it sells is seen there; Ctrl-C ends it in order."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("BISD_")}
+    command = [sys.executable, "-u", "-m", "bisd", "demo"]
+    place = {"XDG_DATA_HOME": str(_visible(tmp_path))}
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment | place
+    ) as demo:  # fmt: skip
+        try:
+            assert demo.stderr is not None
+            [link] = re.findall(r"http://\S+", demo.stderr.readline() + demo.stderr.readline())
+            with urllib.request.urlopen(link) as answer:  # noqa: S310  (the demo's own)
+                cookie = answer.headers["Set-Cookie"].partition(";")[0]
+            overview = urllib.request.Request(urljoin(link, "/"), headers={"Cookie": cookie})  # noqa: S310
+            with urllib.request.urlopen(overview) as answer:  # noqa: S310
+                assert "Overview" in answer.read().decode()
+        finally:
+            demo.send_signal(signal.SIGINT)
+        assert 0 == demo.wait(30)
 
 
 def _visible(path: Path) -> Path:

@@ -42,6 +42,21 @@ async def test_accounts(shop: Shop, bisd: Run) -> None:
     assert False is told(bisd, "account", "show", "1")["webhooks"]
 
 
+async def test_tokens(shop: Shop, bisd: Run) -> None:
+    """A token is shown when it is made, and nowhere else; it ends after its time, or when it is revoked."""
+    made = told(bisd, "token", "add", "1", "--description", "CRM", "--for", "90d")
+    assert "bist_" == str(made["token"])[:5]
+    assert made["token"] not in bisd("token", "list").stdout
+    [listed] = json.loads(bisd("token", "list", "--account", "1", "--json").stdout)
+    assert {"id": 1, "account_id": 1, "description": "CRM", "revoked_at": None}.items() <= listed.items()
+    left = datetime.fromisoformat(listed["expires_at"]) - datetime.now(UTC)
+    assert timedelta(days=89.9) < left < timedelta(days=90.1)
+    assert 0 == bisd("token", "revoke", "1").returncode
+    assert await shop.connection.fetchval("select revoked_at is not null from bisd.token")
+    for wrong in (("add", "7"), ("revoke", "7"), ("add", "1", "--for", "0s"), ("add", "1", "--description", "x" * 201)):
+        assert 1 == bisd("token", *wrong).returncode
+
+
 async def test_a_new_key_is_never_stored_in_plain(shop: Shop, bisd: Run, tmp_path: Path) -> None:
     """With a master key, what `add` and `rotate-key` show is sealed in the table, and opens again."""
     master = tmp_path / "master"

@@ -36,14 +36,14 @@ KEY = "bis_" + "5" * 64
 MIGRATIONS = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "bisd/sql/migrations").iterdir()))
 # Functions that only bisd itself calls: triggers, the daemon's, and parts of others.
 OUR_OWN = {
-    "account_changed", "attached_key", "attempts_before", "attached_query", "attached_text", "beat", "cancel_all", "drop_partitions",
-    "enliven_webhook", "fan_out", "filter_fault", "forget_answers", "forget_attachment", "forget_faults", "forget_webhooks", "header_fault",
-    "insert_events", "is_owed", "keep_plan", "keep_webhook", "lock_plans", "make_partition", "make_partitions", "mark_sent",
-    "max_body_bytes", "members", "new_api_key", "no_event", "notification_created", "notification_json", "notification_sent",
-    "owing", "passes", "plan_changed", "recent", "record_faults", "refuse_event", "report", "require_account",
-    "require_attachable", "require_expression", "require_plan", "require_topic", "require_url", "require_webhook",
-    "reread_webhook", "restamp", "resume_account", "ring", "sample", "seal_keys", "stamp_webhook", "url_fault", "use_token", "utc",
-    "visible_columns", "webhook_state", "webhooks_changed",
+    "account_changed", "attached_key", "attached_query", "attached_text", "attempts_before", "beat", "cancel_all",
+    "delivery_of", "drop_partitions", "enliven_webhook", "fan_out", "filter_fault", "forget_answers", "forget_attachment",
+    "forget_faults", "forget_webhooks", "header_fault", "insert_events", "is_owed", "keep_plan", "keep_webhook", "lock_plans",
+    "make_partition", "make_partitions", "mark_sent", "max_body_bytes", "members", "new_api_key", "no_event",
+    "notification_created", "notification_json", "notification_sent", "owing", "passes", "plan_changed", "recent",
+    "record_faults", "refuse_event", "report", "require_account", "require_attachable", "require_expression", "require_plan",
+    "require_topic", "require_url", "require_webhook", "reread_webhook", "restamp", "resume_account", "ring", "sample",
+    "seal_keys", "stamp_webhook", "url_fault", "use_token", "utc", "visible_columns", "webhook_state", "webhooks_changed",
 }  # fmt: skip
 
 

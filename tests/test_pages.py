@@ -8,15 +8,18 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
 import trustme
 
 from bisd.admin import guard
-from bisd.admin.pages import gate, live
+from bisd.admin.pages import live
+from bisd.admin.pages.gate import COOKIE
 from bisd.admin.pages.texts import TEXTS
 from bisd.admin.portal import Grant, Signer
+from tests.support.cli import Run
 from tests.support.face import NOWHERE, facing
 from tests.support.pages import TOKEN, House, Visitor, opened, text_of
 from tests.support.postgres import Server
@@ -255,7 +258,7 @@ async def test_filters_that_mean_nothing_find_nothing(house: House, query: str, 
 @pytest.mark.usefixtures("unchanged")
 async def test_pages_are_not_shown_under_another_name(house: House, host: str) -> None:
     """Whatever session comes along, by the header or by the target."""
-    cookie = f"Cookie: {gate.COOKIE}={Signer(TOKEN.encode(), 'session').sign(Grant(None, 9_999_999_999))}"
+    cookie = f"Cookie: {COOKIE}={Signer(TOKEN.encode(), 'session').sign(Grant(None, 9_999_999_999))}"
     for target, name in (("/", host), (f"http://{host}/", "localhost")):
         reply = await house.face.ask(f"GET {target} HTTP/1.1\r\nHost: {name}\r\n{cookie}\r\nConnection: close\r\n\r\n".encode())
         assert 421 == reply.status
@@ -454,3 +457,40 @@ async def test_what_others_wrote_is_text(house: House) -> None:
         assert (200, False, True) == (reply.status, bool(re.search(r"<script>|\u202e|\x1b", text)), "&lt;script&gt;" in text), (
             path
         )
+
+
+async def test_a_link_is_made_by_the_api_for_the_operator_alone(house: House) -> None:
+    """It opens the pages of that account, as long as was wanted; a token of an account makes none."""
+    mine = house.stalls[0]
+    visitor, path = Visitor(house.face, None), f"/api/v1/accounts/{mine.account_id}/portal-link"
+    token = await mine.shop.connection.fetchval("select token from bisd.create_token($1, 'a program', null)", mine.account_id)
+    operators, accounts = (f"Authorization: Bearer {one}" for one in (TOKEN, token))
+    reply = await visitor.send(path, b'{"lasting": "10m"}', operators, content_type="application/json")
+    assert 201 == reply.status
+    parts = urlsplit(reply.json["url"])
+    assert parts.path == "/portal"
+    opened = await visitor.get(f"{parts.path}?{parts.query}")
+    assert (200, True) == (opened.status, f"{COOKIE}={mine.account_id}." in opened.headers["Set-Cookie"])
+    for lasting, bearer, where, status in (
+        ("10m", accounts, path, 403), ("31d", operators, path, 422), ("0s", operators, path, 422),
+        ("10m", operators, "/api/v1/accounts/999999/portal-link", 404),
+    ):  # fmt: skip
+        body = f'{{"lasting": "{lasting}"}}'.encode()
+        assert status == (await visitor.send(where, body, bearer, content_type="application/json")).status, (lasting, where)
+
+
+async def test_a_link_is_made_on_the_command_line(house: House, tmp_path: Path) -> None:
+    """It begins with what a browser calls the daemon; what is missing is said."""
+    file, account_id = tmp_path / "shop.toml", str(house.stalls[0].account_id)
+    database = f'[database]\ndsn = "{house.dsn}"\n[http]\npublic_url = "https://bisd.example.com"\n'
+    bisd = Run(file)
+    file.write_text(database)
+    without = await asyncio.to_thread(bisd, "portal-link", account_id)
+    assert (2, True) == (without.returncode, "http.token_file" in without.stderr)
+    file.write_text(f'{database}token_file = "{house.service._config.http.token_file}"\n')
+    made = await asyncio.to_thread(bisd, "portal-link", account_id, "--for", "10m")
+    assert (0, True) == (made.returncode, made.stdout.startswith("https://bisd.example.com/portal?key="))
+    reply = await Visitor(house.face, None).get(made.stdout.strip().removeprefix("https://bisd.example.com"))
+    assert 200 == reply.status
+    for arguments in (["999999"], [account_id, "--for", "31d"]):
+        assert 1 == (await asyncio.to_thread(bisd, "portal-link", *arguments)).returncode

@@ -132,4 +132,4 @@ def test_the_code_on_the_page_is_that_of_the_readme() -> None:
     """Which is run against real requests; each language once."""
     told = {text.strip() for language in ("python", "ruby", "js", "php", "go") for text in blocks(README, language)}
     assert [] == [sample.language for sample in samples() if sample.code not in told]
-    assert {f"verify.{ending}" for ending in LANGUAGES.values()} == {path.name for path in SAMPLES.iterdir()}
+    assert {f"{language.lower()}.txt" for language in LANGUAGES} == {path.name for path in SAMPLES.iterdir()}

@@ -149,7 +149,7 @@ CASES: dict[str, list[Case]] = {
         # Of one day, of which nothing is owed; and of another one, of which all is.
         *[Case(10_000 * 10, ("select 'event'", f"select interval '-{hours} h'")) for hours in (30, 60)],
     ],
-    "forget": [Case(1000, ("select interval '30 d'",), scans=_WEBHOOK)],
+    "forget": [Case(1000, ("select interval '30 d'", "select interval '1 d'"), scans=_WEBHOOK)],
     "blueprint_settings": [Case(1)],
     "blueprint": [Case(20_000)],
     # Once a minute, where there is a master key.
@@ -164,7 +164,7 @@ _DAEMON = [
 ]  # fmt: skip
 _ASKED_BY_OTHERS = [
     "check/activity", "check/egress", "check/keys", "check/schema", "check/server", "check/session", "control",
-    "demo", "insight",
+    "demo", "insight", "deliveries", "admin/desk", "admin/api/once",
 ]  # fmt: skip
 # What these modules ask besides, when an operator calls them, not the daemon.
 _NOT_THE_DAEMON = {

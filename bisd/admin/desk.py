@@ -13,7 +13,7 @@ from bisd import db
 from bisd.errors import BisdError, DatabaseAwayError, NotGrantedError
 from bisd.sessions import Sessions
 
-_SIZE = 3
+_SIZE = 4
 # Seconds: for a session that is free; for all that is asked of it, and for what may take longer at most.
 _PATIENCE = 2.0
 ANSWERED_WITHIN = 3.0

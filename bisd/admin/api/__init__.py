@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from functools import cache, partial
@@ -45,7 +46,7 @@ def _route(one: Operation) -> Callable[[str, Handler], web.RouteDef]:
 
 
 def _documenting(callers: Callers) -> Handler:
-    """To whoever has a token; made when it is first asked for."""
+    """To whoever has a token; made when it is first asked for, beside the loop that delivers."""
 
     @cache
     def octets() -> bytes:
@@ -53,6 +54,6 @@ def _documenting(callers: Callers) -> Handler:
 
     async def tell(request: web.Request) -> web.StreamResponse:
         await callers.caller(request)
-        return web.Response(body=octets(), content_type="application/json")
+        return web.Response(body=await asyncio.to_thread(octets), content_type="application/json")
 
     return tell

@@ -57,7 +57,7 @@ class Plan(Given):
 class KeyRotation(Given):
     """For `overlap` the key of before signs too, so that receivers can change over."""
 
-    overlap: Duration = timedelta(hours=24)
+    overlap: Annotated[Duration, Field(json_schema_extra={"default": "24h"})] = timedelta(hours=24)
 
 
 class AccountsWanted(Given):

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 
+from bisd import log
 from bisd.admin.api import reading
 from bisd.admin.api.once import Kept, Once
 from bisd.admin.api.operation import Answer, Ask, Operation, Parts, Who
@@ -56,6 +57,7 @@ async def _carry_out(operation: Operation, ask: Ask[Any, Any], once: Once | None
         kept = _kept(await operation.handler(ask))
         if once is not None:
             await once.keep(ask.connection, kept)
+    log.get().info(log.Event.ORDER, operation=operation.name, account_id=ask.caller.account_id, about=ask.ids)
     return kept
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from http import HTTPMethod, HTTPStatus
+from typing import Annotated
+
+from pydantic import Field
 
 from bisd import insight
 from bisd.admin.api.operation import Answer, Ask, Operation, Who
@@ -86,7 +89,7 @@ class HistoryWanted(Given):
     """Left out, `since` is a day ago."""
 
     since: Moment | None = None
-    step: Duration = timedelta(hours=1)
+    step: Annotated[Duration, Field(json_schema_extra={"default": "1h"})] = timedelta(hours=1)
     account_id: Number | None = None
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from http import HTTPMethod, HTTPStatus
 from time import time
+from typing import Annotated
+
+from pydantic import Field
 
 from bisd.admin import portal
 from bisd.admin.api.operation import Answer, Ask, Operation, Who
@@ -20,7 +23,7 @@ class PortalLink(Shown):
 
 
 class PortalLinkWanted(Given):
-    lasting: Duration = timedelta(hours=1)
+    lasting: Annotated[Duration, Field(json_schema_extra={"default": "1h"})] = timedelta(hours=1)
 
 
 async def _link(ask: Ask[None, PortalLinkWanted]) -> Answer:

@@ -7,6 +7,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterable
+from functools import cache
 from http import HTTPStatus
 from typing import Any, NoReturn
 
@@ -74,10 +75,14 @@ def query(request: web.Request, operation: Operation) -> object:
 
 def ids(request: web.Request, operation: Operation) -> dict[str, int]:
     """Those of its path. Raises ProblemError."""
-    fields: dict[str, Any] = {name: (Number, ...) for name in operation.ids}
-    model: type[BaseModel] = create_model("Ids", __base__=Given, **fields)
-    found: dict[str, int] = _validate(model, dict(request.match_info), "path").model_dump()
+    found: dict[str, int] = _validate(_model_of_ids(*operation.ids), dict(request.match_info), "path").model_dump()
     return found
+
+
+@cache
+def _model_of_ids(*names: str) -> type[BaseModel]:
+    fields: dict[str, Any] = {name: (Number, ...) for name in names}
+    return create_model("Ids", __base__=Given, **fields)
 
 
 def if_match(request: web.Request) -> frozenset[str] | None:

@@ -76,7 +76,9 @@ async def _answered(desk: Desk, sent: dict[str, Any], asked: Test) -> Answer:
 
 async def _replay(ask: Ask[None, Replay]) -> Answer:
     given, webhook_id = ask.body, await _own(ask)
-    number = await control.replay(ask.connection, webhook_id, given.since, given.until, given.only_failed, given.per_second)
+    number = await control.replay(
+        ask.connection, webhook_id, given.since, given.until, given.only_failed, given.per_second, LONGEST
+    )
     return Answer(Replayed(deliveries=number))
 
 
@@ -85,7 +87,7 @@ async def _replaying(ask: Ask[None, None]) -> Answer:
 
 
 async def _cancel_replay(ask: Ask[None, None]) -> Answer:
-    return Answer(ReplayCancelled(deliveries=await control.cancel_replay(ask.connection, await _own(ask))))
+    return Answer(ReplayCancelled(deliveries=await control.cancel_replay(ask.connection, await _own(ask), LONGEST)))
 
 
 async def _own(ask: Ask[Any, Any]) -> int:

@@ -20,7 +20,7 @@ from bisd.sealing import seal_account
 from bisd.values import parse_duration
 
 OVERLAPS = ("0s", "1h", "24h", "7d", "30d")
-LANGUAGES = {"Python": "py", "Node": "js", "Ruby": "rb", "PHP": "php", "Go": "go"}
+LANGUAGES = ("Python", "Node", "Ruby", "PHP", "Go")
 SAMPLES = TEMPLATES / "samples"
 
 
@@ -116,6 +116,5 @@ def _page(
 def samples() -> list[Sample]:
     """How to verify, in each language."""
     return [
-        Sample(language, (SAMPLES / f"verify.{ending}").read_text(encoding="utf-8").strip())
-        for language, ending in LANGUAGES.items()
+        Sample(language, (SAMPLES / f"{language.lower()}.txt").read_text(encoding="utf-8").strip()) for language in LANGUAGES
     ]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import hdrs, web
 
-from bisd import insight
+from bisd import insight, log
 from bisd.admin import faults
 from bisd.admin.desk import Desk
 from bisd.admin.pages.gate import COOKIE, Form, Gate, Viewer, is_foreign, is_genuine, read_form
@@ -39,9 +39,9 @@ class Site:
         """GET: shows."""
         return web.get(path, partial(_show, self, answer, only_operator))
 
-    def order(self, path: str, carry_out: Ordering) -> web.RouteDef:
-        """POST: changes something, by a form."""
-        return web.post(path, partial(_carry_out, self, carry_out))
+    def order(self, path: str, name: str, carry_out: Ordering) -> web.RouteDef:
+        """POST: changes something, by a form. `name`: as the log has it, and the API where it has the same."""
+        return web.post(path, partial(_carry_out, self, name, carry_out))
 
 
 class Asked(NamedTuple):
@@ -89,7 +89,7 @@ async def _show(site: Site, answer: Answering, only_operator: bool, request: web
         return _told(fault)
 
 
-async def _carry_out(site: Site, carry_out: Ordering, request: web.Request) -> web.StreamResponse:
+async def _carry_out(site: Site, name: str, carry_out: Ordering, request: web.Request) -> web.StreamResponse:
     if is_foreign(request):
         return refuse(HTTPStatus.FORBIDDEN, "refused.foreign")
     form: Form = {}
@@ -99,7 +99,12 @@ async def _carry_out(site: Site, carry_out: Ordering, request: web.Request) -> w
             return refuse(HTTPStatus.FORBIDDEN, "refused.form")
     try:
         asked = await _admitted(site, request, False)
-        return asked if isinstance(asked, web.Response) else await carry_out(asked, form)
+        if isinstance(asked, web.Response):
+            return asked
+        answer = await carry_out(asked, form)
+        if answer.status < HTTPStatus.BAD_REQUEST:
+            log.get().info(log.Event.ORDER, operation=name, account_id=asked.viewer.account_id, about=dict(request.match_info))
+        return answer
     except BisdError as fault:
         return _told(fault)
 

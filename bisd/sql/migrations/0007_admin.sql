@@ -141,19 +141,58 @@ begin
     end loop;
 end $$;
 
+-- One delivery, as in bisd.delivery_status; none if there is none. Attempts are looked for by their event (webhook_id + 0): of few
+-- rows the planner takes an index by webhook to be as good, and a session keeps that plan when there are many.
+create function bisd.delivery_of(event_id bigint, webhook_id bigint) returns setof bisd.delivery_status
+language sql stable as $$
+    select
+        k.event_id, k.webhook_id, w.account_id, w.topic,
+        case when d.webhook_id is null then a.verdict::text when w.removed_at is not null then 'cancelled'
+             when not (w.live or d.test) then 'held' when d.attempts = 0 then 'pending' else 'retrying' end,
+        case when d.webhook_id is null then coalesce(a.number, posted.number, 0) else d.attempts end::integer,
+        coalesce(a.status, posted.status)::integer,
+        coalesce(a.code, posted.code),
+        case when w.live or d.test then d.due_at end,
+        case when d.webhook_id is null then a.event_created_at else d.event_created_at end::timestamptz,
+        case when d.webhook_id is null then a.attempted_at + coalesce(a.total_ms, 0) * interval '1 millisecond' end
+    from (select delivery_of.event_id, delivery_of.webhook_id) k
+    join bisd.webhook w on w.id = k.webhook_id
+    left join bisd.delivery d on d.webhook_id = k.webhook_id and d.event_id = k.event_id
+    left join lateral (
+        select t.*
+        from bisd.attempt t
+        where t.event_id = k.event_id and t.webhook_id + 0 = k.webhook_id
+          and case when d.webhook_id is null then t.verdict not in ('retry', 'postponed') else d.attempts > 0 end
+        order by t.attempted_at desc
+        limit 1
+    ) a on true
+    left join lateral (
+        select t.number, t.status, t.code
+        from bisd.attempt t
+        where d.webhook_id is null and a.number is null and t.number is not null
+          and t.event_id = k.event_id and t.webhook_id + 0 = k.webhook_id and t.attempted_at <= a.attempted_at
+        order by t.attempted_at desc
+        limit 1
+    ) posted on true
+    where d.webhook_id is not null or a.webhook_id is not null
+$$;
+
 revoke all on bisd.token, bisd.answered from public;
 revoke all on function bisd.create_token(bigint, text, timestamptz), bisd.revoke_token(bigint), bisd.use_token(bytea),
     bisd.forget_answers(timestamptz),
-    bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer) from public;
+    bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
+    bisd.delivery_of(bigint, bigint) from public;
 
 do $$
 begin
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_reader') then
-        grant execute on function bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer) to bisd_reader;
+        grant execute on function bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
+            bisd.delivery_of(bigint, bigint) to bisd_reader;
     end if;
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_daemon') then
         grant execute on function bisd.use_token(bytea), bisd.forget_answers(timestamptz),
-            bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer) to bisd_daemon;
+            bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
+            bisd.delivery_of(bigint, bigint) to bisd_daemon;
     end if;
     -- What an operator may do by the HTTP face: granted to the daemon's login, or to that of whoever gives orders.
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_admin') then
@@ -171,6 +210,7 @@ begin
             bisd.seal_keys(bigint[], bytea[], bytea[], text[], text[]), bisd.create_token(bigint, text, timestamptz),
             bisd.revoke_token(bigint), bisd.require_webhook(bigint), bisd.owing(), bisd.recent(),
             bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz),
-            bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer) to bisd_admin;
+            bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
+            bisd.delivery_of(bigint, bigint) to bisd_admin;
     end if;
 end $$;

@@ -5,8 +5,6 @@ from (
     union
     select w.id from bisd.event e join bisd.webhook w on w.account_id = e.account_id where e.id = $1
 ) k
-cross join lateral (
-    select * from bisd.delivery_status s where s.event_id = $1 and s.webhook_id = k.webhook_id
-) s
+cross join lateral bisd.delivery_of($1, k.webhook_id) s
 where $2::bigint is null or s.account_id = $2::bigint
 order by s.webhook_id

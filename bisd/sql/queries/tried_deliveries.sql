@@ -2,6 +2,7 @@
 -- $2 (of that account, unless it is null), and of topic $3 unless that is null. Of verdict $4, or all; settled ones only if $5.
 -- Tried from $6 on and before $7, unless null; and before the place ($8 attempted at, $9 event, $10 webhook). Of each webhook $11
 -- attempts are looked at; $12 rows at most. One row at least: how far it was looked ("looked_...", null: to the end).
+-- (webhook_id + 0: as in bisd.delivery_of.)
 with scope as materialized (
     select w.id
     from bisd.webhook w
@@ -44,11 +45,11 @@ with scope as materialized (
               exists (select from bisd.delivery d
                       where d.webhook_id = l.webhook_id and d.event_id = l.event_id and d.attempts > 0)
               and not exists (select from bisd.attempt n
-                              where n.event_id = l.event_id and n.webhook_id = l.webhook_id and n.attempted_at > l.attempted_at)
+                              where n.event_id = l.event_id and n.webhook_id + 0 = l.webhook_id and n.attempted_at > l.attempted_at)
           else
               not exists (select from bisd.delivery d where d.webhook_id = l.webhook_id and d.event_id = l.event_id)
               and not exists (select from bisd.attempt n
-                              where n.event_id = l.event_id and n.webhook_id = l.webhook_id
+                              where n.event_id = l.event_id and n.webhook_id + 0 = l.webhook_id
                                 and n.attempted_at > l.attempted_at and n.verdict not in ('retry', 'postponed'))
           end
     order by l.attempted_at desc, l.event_id desc, l.webhook_id desc

@@ -1,6 +1,6 @@
 -- Deliveries of all webhooks, tried or settled, by what was tried last, the latest first: with the verdict $3 unless that is null;
 -- settled ones only if $4; tried from $5 on and before $6, unless null; of topic $8 unless that is null. Before the row $2 of partition
--- $1 of the history, null for its end. $7 attempts at most are looked at: those that are none of these say how far that went.
+-- $1 of the history, null for its end. $7 attempts at most are looked at: those that are none of these say how far that went. (webhook_id + 0: as in bisd.delivery_of.)
 select b.at_part, b.at_place::text as at_place, b.attempted_at as at,
        case when fits.fits then b.event_id end as event_id, case when fits.fits then b.webhook_id end as webhook_id
 from bisd.attempts_before($1::text, $2::text::tid, $3::text::bisd.verdict, $4, $5, $6, $7) with ordinality
@@ -13,11 +13,11 @@ cross join lateral (
                exists (select from bisd.delivery d
                        where d.webhook_id = b.webhook_id and d.event_id = b.event_id and d.attempts > 0)
                and not exists (select from bisd.attempt n
-                               where n.event_id = b.event_id and n.webhook_id = b.webhook_id and n.attempted_at > b.attempted_at)
+                               where n.event_id = b.event_id and n.webhook_id + 0 = b.webhook_id and n.attempted_at > b.attempted_at)
            else
                not exists (select from bisd.delivery d where d.webhook_id = b.webhook_id and d.event_id = b.event_id)
                and not exists (select from bisd.attempt n
-                               where n.event_id = b.event_id and n.webhook_id = b.webhook_id
+                               where n.event_id = b.event_id and n.webhook_id + 0 = b.webhook_id
                                  and n.attempted_at > b.attempted_at and n.verdict not in ('retry', 'postponed'))
            end as fits
 ) fits
