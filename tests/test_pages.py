@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import time
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import pytest
 import pytest_asyncio
 import trustme
 
+from bisd import log
 from bisd.admin import guard
 from bisd.admin.pages import live
 from bisd.admin.pages.gate import COOKIE
@@ -494,3 +496,41 @@ async def test_a_link_is_made_on_the_command_line(house: House, tmp_path: Path) 
     assert 200 == reply.status
     for arguments in (["999999"], [account_id, "--for", "31d"]):
         assert 1 == (await asyncio.to_thread(bisd, "portal-link", *arguments)).returncode
+
+
+async def test_what_is_left_of_a_delivery_is_shown_when_its_event_is_gone(house: House) -> None:
+    """Attempts may be kept for longer than events: the page has them, says that there is no body, and offers nothing that needs
+    one."""
+    mine = house.stalls[0]
+    connection = mine.shop.connection
+    await connection.execute(
+        "insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status) "
+        "values (777777, $1, now(), now() - interval '40 d', 1, 'failed', 500)",
+        mine.webhook_id,
+    )
+    reply = await house.visitor(mine.account_id).get(f"/accounts/{mine.account_id}/deliveries/777777/{mine.webhook_id}")
+    text = text_of(reply)
+    assert (200, True, True) == (reply.status, "Attempt 1" in text, TEXTS["delivery.gone"] in text)
+    assert TEXTS["delivery.send_again"] not in text
+
+
+async def test_what_is_ordered_on_a_page_is_logged(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    """What, by whom, and what it was about; not what was only asked, nor what was refused."""
+    log.configure("info", "json")
+    mine = house.stalls[0]
+    visitor, base = house.visitor(mine.account_id), f"/accounts/{mine.account_id}/webhooks/{mine.webhook_id}"
+    assert 303 == (await visitor.post(f"{base}/settings", {"url": house.receiver.url, "description": "CRM"})).status
+    assert 422 == (await visitor.post(f"{base}/settings", {"url": ""})).status
+    assert 200 == (await visitor.get(base)).status
+    logged = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    about = {"account_id": mine.account_id, "webhook_id": mine.webhook_id}
+    assert [("changeWebhook", mine.account_id, about)] == [
+        (line["operation"], line["account_id"], line["about"]) for line in logged if line["event"] == "order"
+    ]
+
+
+@pytest.mark.parametrize("path", STREAMS)
+async def test_nobody_asks_for_the_head_of_a_stream(house: House, path: str) -> None:
+    """It would have no end."""
+    cookie = house.visitor(None)._cookies()[0]
+    assert 405 == (await house.face.get(path_of(path, house, 0, 0), cookie, method="HEAD")).status

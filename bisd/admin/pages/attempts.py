@@ -19,7 +19,7 @@ _SIGNATURES = ("X-BIS-Signature", "webhook-signature")
 
 
 class Attempt(NamedTuple):
-    """`headers` are those of its request, as it would be composed now."""
+    """`headers` are those of its request, as it would be composed now; none where there was none, or its body is not kept."""
 
     row: dict[str, Any]
     shapes: list[charts.Shape]
@@ -39,7 +39,7 @@ async def told(
             row,
             charts.phases(row, longest),
             charts.durations(row),
-            _headers(asked, account, event, row, own_headers) if row["number"] is not None else [],
+            [] if row["number"] is None or event["body"] is None else _headers(asked, account, event, row, own_headers),
         )
         for row in latest
     ]

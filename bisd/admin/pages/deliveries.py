@@ -90,7 +90,7 @@ async def show(asked: Asked) -> web.StreamResponse:
         delivery: dict[str, Any] | None = next((row for row in rows if row["webhook_id"] == webhook_id), None)
         if delivery is None:
             raise NotFoundError(kind="delivery", key=event_id, listing="bisd delivery list")
-        event: dict[str, Any] = await insight.event(connection, event_id, asked.account_id)
+        event = await _event(connection, delivery, asked.account_id)
         webhook = await _webhook(connection, webhook_id, asked.account_id)
         of_it = [row for row in tried if row["webhook_id"] == webhook_id]
         own = list(webhook["headers"]) if webhook is not None else []
@@ -109,6 +109,15 @@ async def show(asked: Asked) -> web.StreamResponse:
         attempts=shown,
         more=max(0, len(of_it) - attempts.SHOWN),
     )
+
+
+async def _event(connection: db.Connection, delivery: dict[str, Any], account_id: int) -> dict[str, Any]:
+    """As far as it is known: its attempts may be kept for longer, then it has no body."""
+    try:
+        return await insight.event(connection, delivery["event_id"], account_id)
+    except NotFoundError:
+        known = {"id": delivery["event_id"], "topic": delivery["topic"], "created_at": delivery["created_at"]}
+        return known | {"body": None, "test": False}
 
 
 async def _webhook(connection: db.Connection, webhook_id: int, account_id: int) -> dict[str, Any] | None:

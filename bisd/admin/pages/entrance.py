@@ -71,7 +71,7 @@ async def _open(site: Site, request: web.Request) -> web.StreamResponse:
     grant = None if is_foreign(request) else site.gate.opened_by(request.query.get("key", ""))
     if grant is None:
         return refuse(HTTPStatus.FORBIDDEN, "refused.link")
-    answer = render_to_all("opened.html", path="/")
+    answer = render_to_all("opened.html", path=_CAME)
     site.gate.begin(answer, grant)
     return answer
 

@@ -39,6 +39,8 @@ class Live:
 
     async def stream(self, asked: Asked) -> web.StreamResponse:
         """Answers until the daemon ends, the session is over, nobody reads, or it has been long."""
+        if asked.request.method != hdrs.METH_GET:
+            raise web.HTTPMethodNotAllowed(asked.request.method, [hdrs.METH_GET])
         viewer = asked.viewer.account_id
         if self._streams.total() >= MOST or self._streams[viewer] >= MOST_OF_ONE:
             answer = refuse(HTTPStatus.SERVICE_UNAVAILABLE, "refused.busy")

@@ -103,7 +103,8 @@ async def _carry_out(site: Site, name: str, carry_out: Ordering, request: web.Re
             return asked
         answer = await carry_out(asked, form)
         if answer.status < HTTPStatus.BAD_REQUEST:
-            log.get().info(log.Event.ORDER, operation=name, account_id=asked.viewer.account_id, about=dict(request.match_info))
+            about = {f"{thing}_id": int(number) for thing, number in request.match_info.items()}
+            log.get().info(log.Event.ORDER, operation=name, account_id=asked.viewer.account_id, about=about)
         return answer
     except BisdError as fault:
         return _told(fault)

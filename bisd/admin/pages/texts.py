@@ -292,6 +292,7 @@ TEXTS = {
     "delivery.more_attempts": "And {number} before those.",
     "delivery.body": "Body",
     "delivery.bytes": "{number} bytes",
+    "delivery.gone": "The event is past its retention: its body is not kept any more.",
     "delivery.as_sent": "Byte for byte, as it is sent",
     "delivery.nothing": "There was nothing to be done: it changed meanwhile, or its event is past its retention.",
     "attempt.number": "Attempt {number}",
