@@ -200,9 +200,10 @@ NARROWED = [
 async def test_nothing_is_missed_and_nothing_comes_twice(
     dsn: str, connect: Callable[[], Awaitable[db.Connection]], most: int
 ) -> None:
-    """Page by page, whatever is asked for, a listing has what bisd.delivery_status has, as it has it, each once."""
+    """Page by page, whatever is asked for, a listing has what bisd.delivery_status has, as it has it, each once; and who may
+    read that view may list."""
     await (await connect()).execute(_MIXED)
-    asking = await db.connect(dsn, daemon=True)
+    asking = await db.connect(f"{dsn}&role=bisd_reader", daemon=True)
     await db.set_up_to_be_asked(asking)
     status = [dict(row) for row in await asking.fetch("select * from bisd.delivery_status")]
     assert {"pending", "retrying", "held", "delivered", "failed", "expired", "cancelled", "refused"} == {

@@ -38,7 +38,7 @@ begin
                       removed_at, switched_at, off_reason, failing_since, failures, warned, deactivates_at, next_probe_at,
                       note) on bisd.webhook to bisd_reader;
         grant select (id, account_id, topic, created_at, webhook_id, test) on bisd.event to bisd_reader;
-        grant select (event_id, webhook_id, attempted_at, number, verdict, status, test, code, due_at, dns_ms, connect_ms, tls_ms,
+        grant select (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, test, code, due_at, dns_ms, connect_ms, tls_ms,
                       first_byte_ms, total_ms) on bisd.attempt to bisd_reader;
     end if;
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_daemon') then

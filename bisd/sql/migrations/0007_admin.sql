@@ -159,7 +159,7 @@ language sql stable as $$
     join bisd.webhook w on w.id = k.webhook_id
     left join bisd.delivery d on d.webhook_id = k.webhook_id and d.event_id = k.event_id
     left join lateral (
-        select t.*
+        select t.webhook_id, t.verdict, t.number, t.status, t.code, t.event_created_at, t.attempted_at, t.total_ms
         from bisd.attempt t
         where t.event_id = k.event_id and t.webhook_id + 0 = k.webhook_id
           and case when d.webhook_id is null then t.verdict not in ('retry', 'postponed') else d.attempts > 0 end
