@@ -14,11 +14,8 @@ from aiohttp import web
 
 from bisd import __version__, admin, db, log, migrate, systemd
 from bisd.address import Address
-from bisd.admin import api, guard, operations, pages
-from bisd.admin.callers import Callers
+from bisd.admin import guard, operations
 from bisd.admin.desk import ANSWERED_WITHIN, Desk
-from bisd.admin.pages.gate import Gate
-from bisd.admin.pages.site import Site
 from bisd.backlog import Backlog
 from bisd.clock import Clock
 from bisd.config import Config
@@ -232,6 +229,14 @@ class Service:
     def routes(self) -> list[web.RouteDef]:
         """Of the HTTP face: whatever has some is named here. Raises ConfigurationError."""
         token = guard.token(self._config.http)
+        if self._config.http.listen is None:
+            return []
+        # Where nobody listens they need not be there: 7 MB.
+        from bisd.admin import api, pages
+        from bisd.admin.callers import Callers
+        from bisd.admin.pages.gate import Gate
+        from bisd.admin.pages.site import Site
+
         return [
             *operations.routes(self._vitals, self.metrics.registry, token),
             *api.routes(self._desk, Callers(self._desk, token), self._keyring, self._current),

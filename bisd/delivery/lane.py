@@ -23,6 +23,7 @@ from bisd.turns import Share
 # Seconds without an answer, at least, after which a receiver is in doubt; and so many times what it took on average.
 _PATIENCE = 2.0
 _PATIENCE_TIMES = 3
+_NOT_SMALL = 8
 # Due time (in an ordered lane: always the same) and event id.
 Key = tuple[datetime, int]
 
@@ -177,12 +178,12 @@ class Lane:
 
     def room(self, window: Window) -> int:
         """How many deliveries to read: none, unless there may be more and the window is half empty; then one more than there is
-        room for, so that it is known whether they were all."""
+        room for, so that it is known whether they were all, unless the window is so small that this would be much."""
         if self.horizon >= END or not self.webhook.live:
             return 0
         if len(self._held) > window.deliveries // 2 or self._octets > window.octets // 2:
             return 0
-        return window.deliveries + 1 - len(self._held)
+        return window.deliveries - len(self._held) + (window.deliveries >= _NOT_SMALL)
 
     def next(self, now: datetime) -> Delivery | None:
         """The delivery that may go now."""

@@ -14,7 +14,8 @@ with owing as materialized (
     join bisd.account a on a.id = w.account_id
     join bisd.plan p on p.name = a.plan
     cross join lateral (
-        select d.due_at from bisd.delivery d where d.webhook_id = o.webhook_id order by d.due_at, d.event_id limit 1
+        select d.due_at from bisd.delivery d
+        where d.webhook_id = o.webhook_id and d.webhook_id > 0 order by d.due_at, d.event_id limit 1
     ) first
     where ($1::bigint >> (o.webhook_id & 63)::integer) & 1 = 1
 )

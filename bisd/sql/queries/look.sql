@@ -4,7 +4,8 @@
 -- in bisd.members). The first row tells everything up to evicted, and no delivery; then there is one row per delivery, that tells
 -- nothing else. As many deliveries as $3, or octets as $4: there may be more, ask overflow.sql.
 --
--- A delivery whose event is gone has an empty body, which no JSON is.
+-- A delivery whose event is gone has an empty body, which no JSON is. (offset 0: a session that plans while the partitions of days
+-- to come are empty, and known to be, would join with all of each otherwise, and keep that plan.)
 --
 -- Arrived is what became visible between the two snapshots: rows of transactions that were in progress at the last look, or
 -- had not begun. Rows of older ones are not walked, even if a transaction left open keeps their dead versions around.
@@ -42,5 +43,10 @@ from (
     where ($2::bigint >> (found.webhook_id & 63)::integer) & 1 = 1
     limit $3
 ) d
-left join bisd.event e on e.id = d.event_id and e.created_at = d.event_created_at
+left join lateral (
+    select e.topic, e.body, e.traceparent
+    from bisd.event e
+    where e.id = d.event_id and e.created_at = d.event_created_at
+    offset 0
+) e on true
 where d.so_far - d.bytes < $4

@@ -7,7 +7,8 @@
 -- milliseconds (dns, connect, tls, first byte, total), $16 first bytes of the answer, $17 whether it was sent twice, $18 where a
 -- redirect led, $19 whether it was a test, $20 the due times that were read. What was made due anew while it was sent keeps that,
 -- unless it was taken.
--- Answers the deliveries that the fence kept as they were; none, normally.
+-- Answers the deliveries that the fence kept as they were; none, normally. (any: a session that plans while the table is empty, and
+-- known to be, would read all of it for each batch otherwise, and keep that plan: what is no equality is looked up, never joined.)
 with batch as materialized (
     select *
     from unnest(
@@ -19,7 +20,8 @@ with batch as materialized (
 ), settled as (
     delete from bisd.delivery d
     using batch b
-    where b.due_at is null and d.webhook_id = b.webhook_id and d.event_id = b.event_id and d.attempts = b.attempts
+    where b.due_at is null and d.webhook_id = any (array[b.webhook_id]) and d.event_id = any (array[b.event_id])
+      and d.attempts = b.attempts
       and (d.due_at = b.was_due or b.verdict in ('delivered', 'refused') or d.test)
     returning d.webhook_id, d.event_id
 ), retried as (
@@ -27,7 +29,7 @@ with batch as materialized (
     set attempts = case when b.due_at is null then 0 else coalesce(b.number, d.attempts) end,
         due_at = case when d.due_at = b.was_due then b.due_at else d.due_at end
     from batch b
-    where d.webhook_id = b.webhook_id and d.event_id = b.event_id and d.attempts = b.attempts
+    where d.webhook_id = any (array[b.webhook_id]) and d.event_id = any (array[b.event_id]) and d.attempts = b.attempts
       and (b.due_at is not null or (d.due_at <> b.was_due and b.verdict not in ('delivered', 'refused') and not d.test))
     returning d.webhook_id, d.event_id
 ), recorded as (

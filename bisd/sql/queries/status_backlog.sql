@@ -12,7 +12,8 @@ select
     (select min(first.due_at)
      from bisd.owing() o (webhook_id)
      cross join lateral (
-         select d.due_at from bisd.delivery d where d.webhook_id = o.webhook_id order by d.due_at, d.event_id limit 1
+         select d.due_at from bisd.delivery d
+         where d.webhook_id = o.webhook_id and d.webhook_id > 0 order by d.due_at, d.event_id limit 1
      ) first
      where first.due_at <= now()) as due_since
 from counted c
