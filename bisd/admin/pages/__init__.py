@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from bisd.admin.pages import assets, changes, deliveries, entrance, key, overview, webhooks
+from bisd.admin.pages import assets, changes, deliveries, entrance, key, overview, rendering, webhooks
 from bisd.admin.pages.live import Live
 from bisd.admin.pages.site import Site
 
@@ -16,6 +16,8 @@ _DELIVERY = f"{_ACCOUNT}/deliveries/{{event:[1-9][0-9]{{0,17}}}}/{{webhook:[1-9]
 
 def routes(site: Site) -> list[web.RouteDef]:
     live = Live()
+    if site.gate.token is not None:  # nobody can be let in otherwise
+        rendering.prepare()
     return [
         *assets.routes(),
         *entrance.routes(site),
