@@ -66,6 +66,8 @@ _DAEMON_SETTINGS = {
     # Planned once: with fifty partitions, planning a look costs more than a millisecond, and the look itself a fifth of one.
     "plan_cache_mode": "force_generic_plan",
     "jit": "off",
+    # Whoever asks a heavy question shall not take two cores for it.
+    "max_parallel_workers_per_gather": "0",
     "enable_seqscan": "off",
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",

@@ -415,7 +415,9 @@ async def test_killed_midway_it_is_done_the_next_time(
 
 async def alone(connection: db.Connection) -> bool:
     """Whether the killed process's session has ended."""
-    return not await connection.fetchval("select count(*) from pg_stat_activity where application_name = 'bisd'")
+    return not await connection.fetchval(
+        "select count(*) from pg_stat_activity where application_name = 'bisd' and datname = current_database()"
+    )
 
 
 async def test_no_key_in_plain_travels(connect: Connect, ring: Keyring) -> None:
