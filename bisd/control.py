@@ -142,19 +142,17 @@ async def replay(
     until: datetime | None,
     only_failed: bool,
     per_second: float,
-    patience: float | None = None,
 ) -> int:
-    """How many deliveries are owed again, of what happened from `since` until before `until` (None: now). `patience`: seconds
-    that this may take; None: as long as any statement."""
+    """How many deliveries are owed again, of what happened from `since` until before `until` (None: now)."""
     given = (webhook_id, since, until, only_failed, per_second)
     with _refusals():
-        return int(await connection.fetchval(db.query("replay"), *given, timeout=patience))
+        return int(await connection.fetchval(db.query("replay"), *given))
 
 
-async def cancel_replay(connection: db.Connection, webhook_id: int, patience: float | None = None) -> int:
-    """How many deliveries of replays were taken back. `patience` as above."""
+async def cancel_replay(connection: db.Connection, webhook_id: int) -> int:
+    """How many deliveries of replays were taken back."""
     with _refusals():
-        return int(await connection.fetchval(db.query("cancel_replay"), webhook_id, timeout=patience))
+        return int(await connection.fetchval(db.query("cancel_replay"), webhook_id))
 
 
 async def emit(connection: db.Connection, account_id: int, topic: str, body: str, source: str = "the body") -> int:

@@ -15,7 +15,7 @@ from aiohttp import web
 from bisd import __version__, admin, db, log, migrate, systemd
 from bisd.address import Address
 from bisd.admin import guard, operations
-from bisd.admin.desk import ANSWERED_WITHIN, Desk
+from bisd.admin.desk import LONGEST, Desk
 from bisd.backlog import Backlog
 from bisd.clock import Clock
 from bisd.config import Config
@@ -58,7 +58,7 @@ class Service:
         self.metrics = Metrics()
         self._writeback = Writeback(self._opening("writeback"), self._written)
         self._sessions = Sessions(self._opening("pool"), config.database.pool_size)
-        self._desk = Desk(partial(self._connect, "http", ANSWERED_WITHIN))
+        self._desk = Desk(partial(self._connect, "http", LONGEST))
         self._intake = Intake(
             self._opening("intake"),
             self._keyring,

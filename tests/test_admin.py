@@ -133,6 +133,7 @@ TARGETS = {
     "no header": (request("/healthz"), 400),
     "old and no header": (request("/healthz", version="1.0"), 400),
     "absolute and no header": (request("http://localhost/healthz", version="1.0"), 400),
+    "no ASCII": (b"GET /healthz?x=\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
     "two": (request("/healthz", "Host: localhost", "Host: localhost"), 400),
     "one behind the other": (request("/healthz", "Host: localhost", "host: example.com"), 400),
     "forwarded": (request("/healthz", "Host: example.com", "X-Forwarded-Host: localhost", "Forwarded: host=localhost"), 421),

@@ -325,6 +325,25 @@ async def test_the_token_cannot_be_guessed(server: Server, tmp_path: Path) -> No
         assert (429, True, None) == (right.status, 0 < int(right.headers["Retry-After"]) <= 60, right.headers.get("Set-Cookie"))
 
 
+async def test_guesses_that_come_at_once_come_one_by_one(server: Server, tmp_path: Path) -> None:
+    """Twenty that are begun before the first one is judged: five are."""
+    token_file = tmp_path / "token"
+    token_file.write_text(TOKEN)
+    async with facing(NOWHERE, token_file=token_file) as (_, face):
+        lines = ("Host: localhost", "Content-Type: application/x-www-form-urlencoded", "Content-Length: 7", "Connection: close")
+        connections = [await face.connect() for _ in range(20)]
+        for _, writer in connections:
+            writer.write("\r\n".join(["POST /login HTTP/1.1", *lines, "", ""]).encode())
+            await writer.drain()
+        assert 200 == (await face.get("/healthz")).status  # all of them have been read by now, and wait for their forms
+        for _, writer in connections:
+            writer.write(b"token=x")
+        statuses = [int((await reader.read())[9:12]) for reader, _ in connections]
+        for _, writer in connections:
+            writer.close()
+    assert [403] * 5 + [429] * 15 == sorted(statuses)
+
+
 async def test_without_a_token_there_are_no_pages(server: Server) -> None:
     """What to do is said; who probes whether it lives is answered all the same."""
     async with facing(NOWHERE) as (_, face):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from datetime import UTC, datetime, timedelta
 from html import unescape
 
@@ -81,6 +82,17 @@ def test_a_body_is_indented_and_nothing_else(value: object) -> None:
     text = json.dumps(value)
     assert value == json.loads(shown.indented(text))
     assert text + "]" == shown.indented(text + "]")
+
+
+def test_a_page_costs_little_whatever_it_shows() -> None:
+    """A page is made beside the loop that delivers: a body that would become two hundred megabytes when it is indented is shown
+    as it came, and of what is long, or made of what cannot be seen, a part."""
+    deep = "[" * 800 + "1," * 10_000 + "1" + "]" * 800
+    assert deep == shown.indented(deep)
+    for text in (deep * 50, "\u200b" * 350_000):
+        began = time.process_time()
+        assert len(shown.visible_lines(shown.indented(text))) < 3_000_000
+        assert time.process_time() - began < 1
 
 
 def test_times_are_utc_without_script_and_exact_where_somebody_points() -> None:

@@ -18,6 +18,9 @@ _SIZE = 4
 _PATIENCE = 2.0
 ANSWERED_WITHIN = 3.0
 LONGEST = 60.0
+# Of what may take that long, and of answers to tests that are waited for: whoever asks for much leaves sessions to others.
+_LONG_AT_ONCE = 2
+_WAITING_AT_ONCE = 10
 
 
 class Desk:
@@ -25,6 +28,8 @@ class Desk:
 
     def __init__(self, connect: Callable[[], Awaitable[db.Connection]]) -> None:
         self._sessions = Sessions(connect, _SIZE, db.set_up_to_be_asked, _PATIENCE)
+        self._long = asyncio.Semaphore(_LONG_AT_ONCE)
+        self.waiting = asyncio.Semaphore(_WAITING_AT_ONCE)
 
     async def __aenter__(self) -> Desk:
         await self._sessions.__aenter__()
@@ -39,7 +44,7 @@ class Desk:
         where there is none or it takes too long, and NotGrantedError where its role may not."""
         refused: BisdError | None = None
         try:
-            async with self._sessions.borrow() as connection, asyncio.timeout(patience):
+            async with self._turn(patience), self._sessions.borrow() as connection, asyncio.timeout(patience):
                 if patience > ANSWERED_WITHIN:
                     await connection.execute(db.query("patience"), f"{patience}s")
                 try:
@@ -52,3 +57,16 @@ class Desk:
             raise DatabaseAwayError(reason=type(fault).__name__) from None
         if refused is not None:
             raise refused
+
+    @asynccontextmanager
+    async def _turn(self, patience: float) -> AsyncIterator[None]:
+        """Raises TimeoutError where too many others take long."""
+        if patience <= ANSWERED_WITHIN:
+            yield
+            return
+        async with asyncio.timeout(_PATIENCE):
+            await self._long.acquire()
+        try:
+            yield
+        finally:
+            self._long.release()

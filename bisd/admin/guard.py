@@ -91,6 +91,8 @@ def by_our_name(config: HttpConfig) -> Middleware:
         given = request.headers.getall(hdrs.HOST, [])
         if len(given) != 1:
             raise web.HTTPBadRequest(text="There must be one Host header.")
+        if not request.raw_path.isascii():
+            raise web.HTTPBadRequest(text="A target is ASCII: percent-encode the rest.")
         # An absolute target stands above the header (RFC 9112, 3.2.2), and both count here.
         if not {_name(given[0]), _name(request.host)} <= names | {_came_in_by(request)}:
             raise web.HTTPMisdirectedRequest(text="That is not our name: see [http] public_url.")

@@ -12,7 +12,7 @@ from pydantic import Field
 from bisd.admin import portal
 from bisd.admin.api.operation import Answer, Ask, Operation, Who
 from bisd.admin.api.values import Duration, Given, Shown
-from bisd.errors import RequestRefusedError
+from bisd.errors import ConfigurationError, RequestRefusedError
 
 
 class PortalLink(Shown):
@@ -32,7 +32,10 @@ async def _link(ask: Ask[None, PortalLinkWanted]) -> Answer:
     if token is None:
         raise RequestRefusedError(reason="there is no token to sign links with: set [http] token_file")
     grant = portal.grant(account_id, ask.body.lasting, time())
-    url = portal.link(portal.base(ask.parts.config().http), token, grant)
+    try:
+        url = portal.link(portal.base(ask.parts.config().http), token, grant)
+    except ConfigurationError as fault:
+        raise RequestRefusedError(reason="; ".join(fault.faults)) from None
     return Answer(PortalLink(url=url, expires_at=datetime.fromtimestamp(grant.until, UTC)))
 
 

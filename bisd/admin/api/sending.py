@@ -65,20 +65,21 @@ async def _test(ask: Ask[None, Test]) -> Answer:
 async def _answered(desk: Desk, sent: dict[str, Any], asked: Test) -> Answer:
     """With the attempt, as soon as there is one. No session of the desk's is kept meanwhile."""
     event_id = TestSent.model_validate(sent).event_id
-    until = asyncio.get_running_loop().time() + asked.wait
-    while True:
-        async with desk.connection() as connection:
-            attempts = await insight.attempts(connection, event_id)
-        if attempts or asyncio.get_running_loop().time() >= until:
-            return Answer(TestSent(event_id=event_id, attempt=Attempt.of(attempts[0]) if attempts else None))
-        await asyncio.sleep(_EVERY)
+    if desk.waiting.locked():  # many wait already: whoever asks may look later
+        return Answer(TestSent(event_id=event_id, attempt=None))
+    async with desk.waiting:
+        until = asyncio.get_running_loop().time() + asked.wait
+        while True:
+            async with desk.connection() as connection:
+                attempts = await insight.attempts(connection, event_id)
+            if attempts or asyncio.get_running_loop().time() >= until:
+                return Answer(TestSent(event_id=event_id, attempt=Attempt.of(attempts[0]) if attempts else None))
+            await asyncio.sleep(_EVERY)
 
 
 async def _replay(ask: Ask[None, Replay]) -> Answer:
     given, webhook_id = ask.body, await _own(ask)
-    number = await control.replay(
-        ask.connection, webhook_id, given.since, given.until, given.only_failed, given.per_second, LONGEST
-    )
+    number = await control.replay(ask.connection, webhook_id, given.since, given.until, given.only_failed, given.per_second)
     return Answer(Replayed(deliveries=number))
 
 
@@ -87,7 +88,7 @@ async def _replaying(ask: Ask[None, None]) -> Answer:
 
 
 async def _cancel_replay(ask: Ask[None, None]) -> Answer:
-    return Answer(ReplayCancelled(deliveries=await control.cancel_replay(ask.connection, await _own(ask), LONGEST)))
+    return Answer(ReplayCancelled(deliveries=await control.cancel_replay(ask.connection, await _own(ask))))
 
 
 async def _own(ask: Ask[Any, Any]) -> int:

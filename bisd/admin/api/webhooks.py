@@ -11,6 +11,7 @@ from pydantic import Field
 from bisd import control, insight
 from bisd.admin.api.operation import PREFIX, Answer, Ask, Operation, Who
 from bisd.admin.api.values import After, Given, Identifier, Limit, Number, Shown, Text
+from bisd.admin.desk import LONGEST
 from bisd.admin.problem import ProblemError
 from bisd.egress import Egress
 
@@ -192,16 +193,16 @@ OPERATIONS = [
     ),
     Operation(
         HTTPMethod.PATCH, "/webhooks/{webhook_id}", "changeWebhook", "Changes its settings (a merge patch, RFC 7396).",
-        "webhooks", Who.ACCOUNT, _change, Webhook, body=WebhookChange, tagged=True, conditional=True,
+        "webhooks", Who.ACCOUNT, _change, Webhook, body=WebhookChange, tagged=True, conditional=True, patience=LONGEST,
     ),
     Operation(
         HTTPMethod.DELETE, "/webhooks/{webhook_id}", "removeWebhook",
         "Removes it: what it is owed is cancelled, what was sent stays known until its retention ends.", "webhooks",
-        Who.ACCOUNT, _remove, None, HTTPStatus.NO_CONTENT, conditional=True,
+        Who.ACCOUNT, _remove, None, HTTPStatus.NO_CONTENT, conditional=True, patience=LONGEST,
     ),
     Operation(
         HTTPMethod.POST, "/webhooks/{webhook_id}/enable", "enableWebhook", "Switches it on.", "webhooks",
-        Who.ACCOUNT, _enable, Webhook, body=SwitchOn, tagged=True, conditional=True,
+        Who.ACCOUNT, _enable, Webhook, body=SwitchOn, tagged=True, conditional=True, patience=LONGEST,
     ),
     Operation(
         HTTPMethod.POST, "/webhooks/{webhook_id}/disable", "disableWebhook", "Switches it off; what it is owed is held.",

@@ -20,7 +20,7 @@ _TEXTS = ("url", "description", "rate", "max_in_flight", "filter", "headers")
 
 async def settings(asked: Asked, form: Form) -> web.StreamResponse:
     webhook_id = asked.number("webhook")
-    async with asked.site.desk.connection() as connection:
+    async with asked.site.desk.connection(LONGEST) as connection:
         known = await insight.webhook(connection, webhook_id, asked.account_id)
         refused: RequestRefusedError | UrlRefusedError
         try:

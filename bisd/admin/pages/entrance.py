@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from http import HTTPStatus
 from math import ceil
+from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
@@ -41,15 +42,15 @@ async def _log_in(site: Site, request: web.Request) -> web.StreamResponse:
         return refuse(HTTPStatus.FORBIDDEN, "refused.foreign")
     if site.gate.token is None:
         return refuse(HTTPStatus.FORBIDDEN, "refused.no_token")
-    if seconds := ceil(site.gate.wait(request)):
+    form = await read_form(request)
+    if seconds := ceil(site.gate.wait(request)):  # nothing is waited for from here on: who comes at once comes one by one
         answer = refuse(HTTPStatus.TOO_MANY_REQUESTS, "login.wait", seconds=seconds)
         answer.headers[hdrs.RETRY_AFTER] = str(seconds)
         return answer
-    form = await read_form(request)
     path = _own(form.get("path", "/"))
     if not site.gate.is_operators(request, form.get("token", "")):
         return render_to_all("login.html", status=HTTPStatus.FORBIDDEN, path=path, trouble="login.wrong")
-    answer = go(f"{_CAME}&path={path}" if path != "/" else _CAME)
+    answer = go(f"{_CAME}&path={quote(path, safe='/')}" if path != "/" else _CAME)
     site.gate.begin(answer, site.gate.operator())
     return answer
 

@@ -13,8 +13,10 @@ from markupsafe import Markup, escape
 # Beside what can be seen: spaces of all kinds, and what makes lines.
 _LINES = "\n\t"
 _SPACES = "Zs"
-# Longer bodies are shown as they came.
-_MOST_INDENTED = 1 << 18
+# Of one text. A page is made beside the loop that delivers, at the choice of whoever wrote it: the API gives all of it.
+_MOST_SHOWN = 1 << 15
+_HIDDEN = '<span class="hidden-character">?</span>'
+_READABLE = json.JSONEncoder(indent=2, ensure_ascii=False)
 _MOMENT = re.compile(r"([0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)")
 _STEPS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
@@ -39,13 +41,19 @@ def octets(answer: bytes | None) -> str:
 
 
 def indented(body: str) -> str:
-    """JSON, so that people can read it; as it is if it is long, or none."""
-    if len(body) > _MOST_INDENTED:
+    """JSON, so that people can read it; as it is if that would be long, or it is none."""
+    if len(body) > _MOST_SHOWN:
         return body
+    parts, size = list[str](), 0
     try:
-        return json.dumps(json.loads(body), indent=2, ensure_ascii=False)
+        for part in _READABLE.iterencode(json.loads(body)):
+            parts.append(part)
+            size += len(part)
+            if size > _MOST_SHOWN:
+                return body
     except (ValueError, RecursionError):
         return body
+    return "".join(parts)
 
 
 def moment(at: datetime) -> Markup:
@@ -93,10 +101,12 @@ def percent(part: float | None) -> str:
 
 
 def _marked(text: str, kept: str) -> Markup:
-    if all(_can_be_seen(one) or one in kept for one in text):
+    if len(text) > _MOST_SHOWN:
+        text = f"{text[:_MOST_SHOWN]} …"
+    if text.translate(dict.fromkeys(map(ord, kept))).isprintable():
         return escape(text)
-    mark = Markup('<span class="hidden-character">{}</span>')
-    return Markup("").join(one if _can_be_seen(one) or one in kept else mark.format(_name(one)) for one in text)
+    parts = (escape(one) if _can_be_seen(one) or one in kept else _HIDDEN.replace("?", _name(one)) for one in text)
+    return Markup("".join(parts))  # noqa: S704  # escaped, character by character
 
 
 def _can_be_seen(character: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from aiohttp import web
 
 from bisd import control, insight
+from bisd.admin.desk import LONGEST
 from bisd.admin.pages import attempts, fields
 from bisd.admin.pages.gate import Form
 from bisd.admin.pages.site import Asked, go
@@ -121,7 +122,7 @@ async def switch(asked: Asked, form: Form) -> web.StreamResponse:
     on = fields.one_of(form, "on", ("yes", "no")) == "yes"
     back = fields.one_of(form, "back", ("list", "webhook"))
     held = fields.one_of(form, "held", ("resume", "discard")) if "held" in form else asked.site.config.deactivation.on_resume
-    async with asked.site.desk.connection() as connection:
+    async with asked.site.desk.connection(LONGEST) as connection:
         await insight.require_webhook(connection, webhook_id, asked.account_id)
         if on:
             await control.enable_webhook(connection, webhook_id, held)
