@@ -544,6 +544,17 @@ def test_what_is_doubtful_on_this_host(tmp_path: Path) -> None:
     assert [f"everybody on this host may change {ca}: chmod o-w {ca}"] == _doubts(trusting, None)
 
 
+def test_units_that_others_may_change(tmp_path: Path) -> None:
+    """Those of bisd, and what is dropped in beside them; nobody else's."""
+    names = ("bisd.service", "bisd@.service", "bisd@shop.service.d/limits.conf", "other.service")
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        (tmp_path / name).chmod(0o646)
+    said = [finding.says for finding in doctor.host.configuration(Config(), None, tmp_path) if "may change" in finding.says]
+    assert {str(tmp_path / name) for name in names[:3]} == {one.split(" may change ")[1].split(":")[0] for one in said}
+
+
 def _doubts(config: Config, file: Path | None) -> list[str]:
     found = [finding for finding in doctor.host.configuration(config, file) if finding.level is not Level.OK]
     return [finding.says.split(" in a file")[0] for finding in found]

@@ -444,6 +444,7 @@ async def test_a_stream_ends_with_the_daemon(server: Server, authority: trustme.
         house.service.stop()
         async with asyncio.timeout(0.9):
             await reader.read()
+        assert reader.at_eof()
         writer.close()
 
 

@@ -13,16 +13,18 @@ from bisd.config import Config
 
 # The database, names being resolved, connections that are kept open for a moment, and those of the HTTP face.
 _OTHER_FILES = 200
+# Where an operator installs units: what stands there decides what runs, and as whom.
+_UNITS = Path("/etc/systemd/system")
 
 
-def configuration(config: Config, file: Path | None) -> list[Finding]:
-    """What is allowed but hardly meant, as the daemon says it at its start; and files that others may change. What cannot be
-    read here a service may be given as a credential."""
+def configuration(config: Config, file: Path | None, units: Path = _UNITS) -> list[Finding]:
+    """What is allowed but hardly meant, as the daemon says it at its start; and files that others may change, units among them.
+    What cannot be read here a service may be given as a credential."""
     found = [unseen(Subject.CONFIGURATION, fault) for fault in scrutiny.file_faults(config)]
     if not found:
         doubts = scrutiny.doubts(config, file)
         found = [warning(Subject.CONFIGURATION, f"{doubt.key} {doubt.reason}") for doubt in doubts]
-    for path in _files(config, file):
+    for path in (*_files(config, file), *units.glob("bisd*.service"), *units.glob("bisd*.service.d/*.conf")):
         if _is_open(path):
             found.append(warning(Subject.CONFIGURATION, f"everybody on this host may change {path}: chmod o-w {path}"))
     return found or [ok(Subject.CONFIGURATION, "nothing is doubtful, and nobody else may change what bisd reads")]

@@ -7,7 +7,7 @@ import http.client
 import json
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from bisd.address import Address
 from bisd.config import HttpConfig
 from bisd.service import Service
 from tests.support.daemon import configure
-from tests.support.face import LOOPBACK
+from tests.support.face import LOOPBACK, Reply
 from tests.support.postgres import Server
 from tests.support.receiver import Receiver
 
@@ -38,17 +38,8 @@ _MAKE_ROLE = f"""
 """
 
 
-@dataclass(frozen=True)
-class Told:
-    """An answer."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
+class Told(Reply):
+    """An answer of the API."""
 
     @property
     def detail(self) -> str:

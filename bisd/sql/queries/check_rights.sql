@@ -10,6 +10,6 @@ union all
 select format('execute on %s', p.oid::regprocedure)
 from pg_catalog.pg_proc p
 where p.pronamespace = 'bisd'::regnamespace
-  and p.proname in ('report', 'restamp', 'make_partitions', 'drop_partitions', 'forget_webhooks', 'forget_faults', 'seal_keys', 'beat',
-                    'members', 'owing', 'recent')
+  and p.proname in ('report', 'restamp', 'make_partitions', 'drop_partitions', 'forget_webhooks', 'forget_faults', 'forget_answers',
+                    'seal_keys', 'beat', 'members', 'owing', 'recent', 'use_token')
   and not has_function_privilege(p.oid, 'execute')
