@@ -26,13 +26,13 @@ class Sales:
         self._account_id = account_id
         self._receiver = receiver
         self._webhooks = webhooks
-        self._last = 0
+        self.last = 0
         self._read = 0
         self._arrivals: dict[tuple[str, int], list[float]] = {}
 
     async def sell(self, connection: db.Connection, number: int = 1) -> None:
         """So many, in one transaction."""
-        first, self._last = self._last + 1, self._last + number
+        first, self.last = self.last + 1, self.last + number
         await connection.execute(_SELL, self._account_id, first, first + number - 1, timeout=10)
         self.committed |= dict.fromkeys(range(first, first + number), monotonic())
 

@@ -11,7 +11,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from tests.support.cluster import disk, fill, kill_backend
+from tests.support.cluster import kill_backend
 from tests.support.daemon import Process
 from tests.support.link import Link
 from tests.support.postgres import Server
