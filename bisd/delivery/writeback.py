@@ -20,13 +20,16 @@ _BATCH = 500
 _LINGER = 0.040
 _LOCATION = 200
 _PUT_OFF = 1.0
+# So many wait at most, and what was in flight: that much a crash would repeat.
+_MOST = 10_000
 
 
 class Writeback:
     """Collects outcomes and settles them.
 
     `written` is told what is in the database: the outcomes of a batch, and which deliveries (webhook id, event id) of it the
-    fence kept as they were, because another owner has dealt with them; and how many seconds the statement took.
+    fence kept as they were, because another owner has dealt with them; and how many seconds the statement took. `full`: so much
+    waits to be written that nothing more should be sent.
     """
 
     def __init__(
@@ -34,6 +37,7 @@ class Writeback:
         connect: Callable[[], Awaitable[db.Connection]],
         written: Callable[[list[Outcome], set[tuple[int, int]], float], None],
     ) -> None:
+        self.full = False
         self._connect = connect
         self._written = written
         self._connection: db.Connection | None = None
@@ -59,6 +63,7 @@ class Writeback:
 
     def add(self, outcome: Outcome) -> None:
         self._waiting.append(outcome)
+        self.full = len(self._waiting) + self._writing >= _MOST
         self._none.clear()
         self._some.set()
 
@@ -106,6 +111,7 @@ class Writeback:
                     seconds = monotonic() - began
         self._lost = False
         self._writing = 0
+        self.full = len(self._waiting) >= _MOST
         if self._reports:
             await self._tell()
         if not self._waiting and not self._reports:
