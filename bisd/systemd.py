@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from functools import cache
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 # Seconds. The manager reads at once, or there are more important things to do than to tell it how we are.
@@ -18,14 +19,19 @@ def notify(state: str) -> bool:
         return False
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as datagram:
-        datagram.settimeout(_PATIENCE)
-        try:
-            datagram.connect(address)
-            datagram.sendall(state.encode())
-        except OSError:
-            return False
+    try:
+        _datagrams().sendto(state.encode(), address)
+    except OSError:
+        return False
     return True
+
+
+@cache
+def _datagrams() -> socket.socket:
+    """Open from the first word to the end: that we live has to be told when no descriptor is left, too."""
+    datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    datagrams.settimeout(_PATIENCE)
+    return datagrams
 
 
 def reloading() -> bool:
