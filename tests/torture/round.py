@@ -1,0 +1,98 @@
+"""A round: a world of a seed, what is broken in it, and what the checker says in the end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import trustme
+
+from tests.support.postgres import Server
+from tests.torture.checker import check
+from tests.torture.commands import Trials
+from tests.torture.kills import kill, leave, ways
+from tests.torture.ledger import Fault
+from tests.torture.seat import Seat
+from tests.torture.weather import weather
+from tests.torture.world import World, opened, recover
+
+# Seconds for what was broken last to be seen to have healed.
+_AFTERWARDS = 3.0
+
+
+@dataclass
+class Result:
+    """`faults` with their repeats and times of recovery; `wrong`: a sentence for everything that is not as it should be."""
+
+    seed: int
+    profile: str
+    events: int
+    deliveries: int
+    requests: int
+    faults: list[Fault]
+    wrong: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where rounds are played."""
+
+    server: Server
+    authority: trustme.CA
+    ca_file: Path
+    directory: Path
+
+
+async def kills(world: World, trials: int) -> None:
+    """All daemons but one die again and again, each for itself, and another one takes its seat."""
+    left = iter(range(trials))
+
+    async def strike(seat: Seat, rng: random.Random) -> None:
+        await leave(world, seat, rng)
+        for _, way in zip(left, ways(rng), strict=False):
+            await kill(world, seat, way, rng)
+        await seat.sit()
+
+    async with asyncio.TaskGroup() as group:
+        for seat in world.seats[1:]:
+            group.create_task(strike(seat, random.Random(world.rng.random())))
+
+
+async def quiet(world: World, trials: int) -> None:
+    """Nothing is broken, for so many tenths of a second."""
+    await asyncio.sleep(trials / 10)
+
+
+async def commands(place: Place, seed: int, trials: int) -> Result:
+    """A round without a fleet."""
+    directory = Path(tempfile.mkdtemp(dir=place.directory))
+    struck = Trials(place.server, directory, random.Random(seed))
+    await struck.run(trials)
+    return Result(seed, "commands", 0, 0, 0, struck.faults, struck.wrong)
+
+
+async def fleet(act: Callable[[World, int], Awaitable[None]], seats: int, place: Place, seed: int, trials: int) -> Result:
+    """A round in a world at work, with so many daemons."""
+    directory = Path(tempfile.mkdtemp(dir=place.directory))
+    async with opened(seed, place.server, place.authority, place.ca_file, directory, seats) as world:
+        async with asyncio.TaskGroup() as group:
+            changing = group.create_task(weather(world, random.Random(world.rng.random())))
+            await act(world, trials)
+            await asyncio.sleep(_AFTERWARDS)
+            changing.cancel()
+        facts = await world.settle()
+        ledger = world.ledger
+        wrong = world.wrong + check(ledger, facts, world.terms())
+        for fault in ledger.faults:
+            fault.recovered = recover(world, fault)
+        return Result(seed, act.__name__, len(facts.events), len(facts.states), len(ledger.requests), ledger.faults, wrong)
+
+
+Play = Callable[[Place, int, int], Coroutine[None, None, Result]]
+# By name: a round of a seed, with so many trials.
+PROFILES: dict[str, Play] = {"quiet": partial(fleet, quiet, 3), "kills": partial(fleet, kills, 4), "commands": commands}
