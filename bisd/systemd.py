@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from functools import cache
 from time import CLOCK_MONOTONIC, clock_gettime_ns
 
 # Seconds. The manager reads at once, or there are more important things to do than to tell it how we are.
@@ -12,20 +13,26 @@ _PATIENCE = 0.2
 
 
 def notify(state: str) -> bool:
-    """Sends `state` (READY=1, STOPPING=1, STATUS=...) to the manager that started us; False if none did or it is gone."""
+    """Sends `state` (READY=1, STOPPING=1, STATUS=...) to the manager that started us; False if none did, or it is gone, or does
+    not listen."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False
     if address.startswith("@"):
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as datagram:
-        datagram.settimeout(_PATIENCE)
-        try:
-            datagram.connect(address)
-            datagram.sendall(state.encode())
-        except OSError:
-            return False
+    try:
+        _datagrams().sendto(state.encode(), address)
+    except OSError:
+        return False
     return True
+
+
+@cache
+def _datagrams() -> socket.socket:
+    """Opened once: a daemon that has no file descriptors left is alive, and must be able to say so."""
+    datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+    datagrams.settimeout(_PATIENCE)
+    return datagrams
 
 
 def reloading() -> bool:

@@ -41,7 +41,7 @@ def main() -> int:
                 report.record(given.record, results[-1])
     finally:
         server.stop()
-        if given.keep and any(result.wrong for result in results):
+        if given.keep and (len(results) < given.rounds or any(result.wrong for result in results)):
             print(f"logs: {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 
 import trustme
@@ -17,6 +18,7 @@ from tests.torture.checker import check
 from tests.torture.commands import Trials
 from tests.torture.kills import kill, leave, ways
 from tests.torture.ledger import Fault
+from tests.torture.processes import STRIKES
 from tests.torture.seat import Seat
 from tests.torture.weather import weather
 from tests.torture.world import World, opened, recover
@@ -63,6 +65,21 @@ async def kills(world: World, trials: int) -> None:
             group.create_task(strike(seat, random.Random(world.rng.random())))
 
 
+async def processes(world: World, trials: int) -> None:
+    """What befalls processes, one after the other, whichever it hits; at times two at once."""
+    left = iter(range(trials))
+
+    async def strike(seats: list[Seat], rng: random.Random) -> None:
+        ways = cycle(rng.sample(STRIKES, len(STRIKES)))
+        for _, way in zip(left, ways, strict=False):
+            await way(world, rng.choice(seats), rng)
+            await asyncio.sleep(rng.uniform(0, 1))
+
+    async with asyncio.TaskGroup() as group:
+        for seats in (world.seats[:1], world.seats[1:]):
+            group.create_task(strike(seats, random.Random(world.rng.random())))
+
+
 async def quiet(world: World, trials: int) -> None:
     """Nothing is broken, for so many tenths of a second."""
     await asyncio.sleep(trials / 10)
@@ -95,4 +112,9 @@ async def fleet(act: Callable[[World, int], Awaitable[None]], seats: int, place:
 
 Play = Callable[[Place, int, int], Coroutine[None, None, Result]]
 # By name: a round of a seed, with so many trials.
-PROFILES: dict[str, Play] = {"quiet": partial(fleet, quiet, 3), "kills": partial(fleet, kills, 4), "commands": commands}
+PROFILES: dict[str, Play] = {
+    "quiet": partial(fleet, quiet, 3),
+    "kills": partial(fleet, kills, 4),
+    "processes": partial(fleet, processes, 3),
+    "commands": commands,
+}
