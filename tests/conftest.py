@@ -34,7 +34,7 @@ def _logging() -> None:
 def server() -> Iterator[Server]:
     server = Server()
     yield server
-    server.stop()
+    server.remove()
 
 
 @pytest.fixture(scope="session")

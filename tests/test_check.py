@@ -406,7 +406,7 @@ def harmed() -> Iterator[Server]:
     asyncio.run(_harm(server))
     server.restart("fast")
     yield server
-    server.stop()
+    server.remove()
 
 
 HARM = {"full_page_writes": "off", "synchronous_commit": "off", "autovacuum": "off", "track_counts": "off",

@@ -195,7 +195,7 @@ async def test_a_restarted_database_loses_nothing(authority: trustme.CA, ca_file
         assert pairs == 2 * 201 * 5
         await shop.connection.close()
     finally:
-        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(server.remove)
 
 
 async def test_of_several_hosts_it_works_with_the_one_that_takes_writes(
@@ -217,7 +217,7 @@ async def test_of_several_hosts_it_works_with_the_one_that_takes_writes(
             await receiver.received(1)
             await eventually(lambda: _is_zero(shop))
     finally:
-        await asyncio.to_thread(standby.stop)
+        await asyncio.to_thread(standby.remove)
     assert await shop.statuses() == [("delivered", 1, 200, None)]
 
 

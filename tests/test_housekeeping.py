@@ -150,7 +150,7 @@ def test_what_is_owed_stays_small() -> None:
     try:
         sizes = asyncio.run(_churn(server))
     finally:
-        server.stop()
+        server.remove()
     assert max(sizes) < 40 * sizes[0] / 5, sizes
 
 

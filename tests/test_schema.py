@@ -16,8 +16,9 @@ import pytest
 
 from bisd import config, db, migrate
 from bisd.errors import SchemaNewerError, SchemaOlderError
+from tests.support.cluster import PROGRAMS
 from tests.support.daemon import configure, running
-from tests.support.postgres import PROGRAMS, Server
+from tests.support.postgres import Server
 from tests.support.receiver import Receiver
 from tests.support.shop import SEED_BODY, SEED_ROW, SEED_SENT, Shop, eventually
 

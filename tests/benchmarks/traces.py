@@ -99,7 +99,7 @@ def main() -> None:
     try:
         asyncio.run(inserts(asyncio.run(server.create()), rounds))
     finally:
-        server.stop()
+        server.remove()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def main() -> None:
     try:
         FILE.write_text(text(asyncio.run(_found(asyncio.run(server.create())))), encoding="utf-8")
     finally:
-        server.stop()
+        server.remove()
 
 
 if __name__ == "__main__":
