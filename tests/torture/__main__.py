@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=20, help="of a round")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; each further one has the next")
     parser.add_argument("--record", type=Path, help="a file to which every round is added, one line of JSON each")
+    parser.add_argument("--only", help="this one of the faults of a profile: the name of its function")
     parser.add_argument("--keep", action="store_true", help="keep the daemons' logs of rounds that went wrong")
     given = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="bisd-torture-"))
@@ -32,7 +33,7 @@ def main() -> int:
     server = Server()
     results: list[Result] = []
     try:
-        place = Place(server, authority, ca_file, directory)
+        place = Place(server, authority, ca_file, directory, given.only)
         play = PROFILES[given.profile]
         for seed in range(given.seed, given.seed + given.rounds):
             results.append(uvloop.run(play(place, seed, given.trials)))
@@ -40,7 +41,7 @@ def main() -> int:
             if given.record is not None:
                 report.record(given.record, results[-1])
     finally:
-        server.stop()
+        server.remove()
         if given.keep and (len(results) < given.rounds or any(result.wrong for result in results)):
             print(f"logs: {directory}")
         else:

@@ -5,26 +5,31 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from typing import TypeVar
 
 import trustme
 
 from tests.support.postgres import Server
 from tests.torture.checker import check
 from tests.torture.commands import Trials
+from tests.torture.databases import STRIKES as ON_DATABASES
 from tests.torture.kills import kill, leave, ways
 from tests.torture.ledger import Fault
-from tests.torture.processes import STRIKES
+from tests.torture.processes import STRIKES as ON_PROCESSES
 from tests.torture.seat import Seat
 from tests.torture.weather import weather
-from tests.torture.world import World, opened, recover
+from tests.torture.world import World, opened, recover, recovered
 
 # Seconds for what was broken last to be seen to have healed.
 _AFTERWARDS = 3.0
+
+
+Way = TypeVar("Way", bound=Callable[..., object])
 
 
 @dataclass
@@ -42,12 +47,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Place:
-    """Where rounds are played."""
+    """Where rounds are played; `only`: with faults of this name, and no others."""
 
     server: Server
     authority: trustme.CA
     ca_file: Path
     directory: Path
+    only: str | None = None
 
 
 async def kills(world: World, trials: int) -> None:
@@ -70,8 +76,7 @@ async def processes(world: World, trials: int) -> None:
     left = iter(range(trials))
 
     async def strike(seats: list[Seat], rng: random.Random) -> None:
-        ways = cycle(rng.sample(STRIKES, len(STRIKES)))
-        for _, way in zip(left, ways, strict=False):
+        for _, way in zip(left, _in_turn(world, ON_PROCESSES, rng), strict=False):
             await way(world, rng.choice(seats), rng)
             await asyncio.sleep(rng.uniform(0, 1))
 
@@ -80,9 +85,24 @@ async def processes(world: World, trials: int) -> None:
             group.create_task(strike(seats, random.Random(world.rng.random())))
 
 
+async def databases(world: World, trials: int) -> None:
+    """What befalls the database, one fault after the other."""
+    ways = _in_turn(world, ON_DATABASES, world.rng)
+    for _, way in zip(range(trials), ways, strict=False):
+        await asyncio.sleep(world.rng.uniform(0.5, 2.5))
+        await way(world, world.rng)
+        await recovered(world, world.ledger.faults[-1])
+
+
 async def quiet(world: World, trials: int) -> None:
     """Nothing is broken, for so many tenths of a second."""
     await asyncio.sleep(trials / 10)
+
+
+def _in_turn(world: World, ways: Sequence[Way], rng: random.Random) -> Iterator[Way]:
+    """All that are wanted, each as often as the others, in an order of its own."""
+    wanted = [way for way in ways if world.only in (None, way.__name__)]
+    return cycle(rng.sample(wanted, len(wanted)))
 
 
 async def commands(place: Place, seed: int, trials: int) -> Result:
@@ -97,6 +117,7 @@ async def fleet(act: Callable[[World, int], Awaitable[None]], seats: int, place:
     """A round in a world at work, with so many daemons."""
     directory = Path(tempfile.mkdtemp(dir=place.directory))
     async with opened(seed, place.server, place.authority, place.ca_file, directory, seats) as world:
+        world.only = place.only
         async with asyncio.TaskGroup() as group:
             changing = group.create_task(weather(world, random.Random(world.rng.random())))
             await act(world, trials)
@@ -116,5 +137,6 @@ PROFILES: dict[str, Play] = {
     "quiet": partial(fleet, quiet, 3),
     "kills": partial(fleet, kills, 4),
     "processes": partial(fleet, processes, 3),
+    "databases": partial(fleet, databases, 2),
     "commands": commands,
 }

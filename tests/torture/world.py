@@ -48,6 +48,7 @@ _HOLDERS = """
 """
 _SESSIONS = "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'bisd%'"
 _SETTLED_WITHIN = 90.0
+_HEALED_WITHIN = 15.0
 _LONG = 1.0
 
 
@@ -68,6 +69,7 @@ class World:
     webhooks: dict[str, int] = field(default_factory=dict)
     holders: dict[int, tuple[int, float, float]] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
+    only: str | None = None
 
     async def connect(self) -> db.Connection:
         return await asyncpg.connect(self.dsn, timeout=5)
@@ -211,13 +213,21 @@ def recover(world: World, fault: Fault) -> float | None:
     """Seconds from the end of a fault until every steady webhook that it touched had got something that was committed since."""
     if fault.ended is None or not fault.touched:
         return None
-    waiting = set(fault.touched)
-    for request in world.ledger.requests:
-        if request.at >= fault.ended and world.ledger.owed.get(request.pair, 0.0) >= fault.ended:
-            waiting.discard(request.pair[0])
-            if not waiting:
-                return request.at - fault.ended
-    return None
+    first: dict[int, float] = {}
+    for request in reversed(world.ledger.requests):
+        if request.at < fault.ended:
+            break
+        if request.pair[0] in fault.touched and world.ledger.owed.get(request.pair, 0.0) >= fault.ended:
+            first[request.pair[0]] = request.at
+    return max(first.values()) - fault.ended if first.keys() == fault.touched else None
+
+
+async def recovered(world: World, fault: Fault) -> None:
+    """Waits until it has healed, or has had the time for it."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_HEALED_WITHIN):
+            while recover(world, fault) is None:
+                await asyncio.sleep(0.05)
 
 
 @asynccontextmanager
