@@ -28,8 +28,9 @@ from bisd.model import SHARDS, Delivery, Members, Standing, Webhook
 
 # A little less than two sweeps, so that it is every second one that counts.
 _TEND_EVERY = 1.9
-# After a look, so many times what it took.
+# After a look, so many times what it took, but no longer than the sweep would: a bell shall delay nothing.
 _REST = 3.0
+_LONGEST_REST = 1.0
 _BEAT_EVERY = 30.0
 _REFILL_ROWS = 1000
 _OPEN_AT_ONCE = 500
@@ -224,7 +225,7 @@ class Session:
         arrivals = await self._arrival.look(mask(self._open), UNREAD if began >= self._tend_at else None)
         now = monotonic()
         self._metrics.looked(now - began, len(arrivals.deliveries) + len(arrivals.tests))
-        self._rested_at = now + _REST * (now - began)
+        self._rested_at = now + min(_REST * (now - began), _LONGEST_REST)
         self._look_at = self._rested_at if self._rung else now + self._cadence.wait(self._arrival.snapshot, began, now)
         await self._open_lanes(arrivals)
         self._lanes.arrive(arrivals.deliveries)
