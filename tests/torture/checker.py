@@ -107,7 +107,7 @@ def _repeats(pairs: dict[Pair, list[Request]], ledger: Ledger, terms: Terms) -> 
         taken: Request | None = None
         for request in requests:
             if taken is not None:
-                fault = _fault(ledger, pair, taken.at, taken.answered_at)
+                fault = _fault(ledger, taken, taken.answered_at)
                 if fault is None:
                     yield f"repeated: {pair} was taken at {taken.at:.3f} and sent again at {request.at:.3f}, without a fault"
                 else:
@@ -121,7 +121,7 @@ def _at_once(pairs: dict[Pair, list[Request]], ledger: Ledger, terms: Terms) -> 
     for pair, requests in pairs.items():
         for first, second in pairwise(requests):
             together = second.at < min(first.answered_at or second.at, first.at + terms.timeout)
-            if together and _fault(ledger, pair, first.at, second.at) is None:
+            if together and _fault(ledger, first, second.at) is None:
                 yield f"{pair} was under way twice at {second.at:.3f}, without a fault"
 
 
@@ -139,9 +139,7 @@ def _records(pairs: dict[Pair, list[Request]], ledger: Ledger, facts: Facts, ter
         for stamp, number in came.items():
             if number <= recorded[stamp]:
                 continue
-            cut = [
-                r for r in pairs[pair] if r.stamp == stamp and _fault(ledger, pair, r.at, r.answered_at or r.at + terms.timeout)
-            ]
+            cut = [r for r in pairs[pair] if r.stamp == stamp and _fault(ledger, r, r.answered_at or r.at + terms.timeout)]
             if number - recorded[stamp] > len(cut):
                 moments = [(round(r.at, 3), r.status) for r in pairs[pair] if r.stamp == stamp]
                 yield f"{pair} was sent in second {stamp}, at {moments}, and {recorded[stamp]} attempts are recorded"
@@ -161,6 +159,6 @@ def _order(pairs: dict[Pair, list[Request]], facts: Facts, terms: Terms) -> Iter
                 yield f"webhook {webhook_id} took event {after} before event {before}"
 
 
-def _fault(ledger: Ledger, pair: Pair, since: float, until: float) -> Fault | None:
-    """One that explains it, the latest."""
-    return next((fault for fault in reversed(ledger.faults) if fault.explains(pair[0], since, until)), None)
+def _fault(ledger: Ledger, request: Request, until: float) -> Fault | None:
+    """One that may have cut what came of a request, from when it came until then; the latest."""
+    return next((fault for fault in reversed(ledger.faults) if fault.explains(request.sender, request.at, until)), None)

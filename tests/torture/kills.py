@@ -79,15 +79,11 @@ async def _any_moment(world: World, seat: Seat, rng: random.Random) -> None:
 
 
 async def _ambushed(world: World, seat: Seat, stage: str, rng: random.Random) -> None:
-    def kill(port: int) -> bool:
-        if not seat.sends_from(port):
-            return False
-        seat.daemon.send(signal.SIGKILL)
-        return True
-
-    world.merchants.ambushes[seat.name] = Ambush(stage, rng.randint(1, 40), kill)
+    ambush = Ambush(stage, rng.randint(1, 40), seat.daemon.pid)
+    world.merchants.ambushes.append(ambush)
     await _dies(world, seat, f"by its receiver: {stage}")
-    world.merchants.ambushes.pop(seat.name, None)
+    if ambush in world.merchants.ambushes:
+        world.merchants.ambushes.remove(ambush)
 
 
 async def _dies(world: World, seat: Seat, way: str) -> None:

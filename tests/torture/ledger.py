@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from time import monotonic
 
-from bisd.model import shard_of
-
 # A delivery: webhook id, event id. And what happened to a notification: its number, the topic.
 Pair = tuple[int, int]
 Happening = tuple[int, str]
@@ -14,8 +12,9 @@ Happening = tuple[int, str]
 
 @dataclass(slots=True)
 class Request:
-    """One request as its receiver saw it, whole. `stamp`: the second that it is signed for; `status`: what it was answered,
-    None where the line was cut before; `late`: the answer came when the daemon may have stopped waiting for it."""
+    """One request as its receiver saw it, whole. `stamp`: the second that it is signed for; `sender`: the daemon's process,
+    None where it was gone before we looked; `status`: what it was answered, None where the line was cut before; `late`: the
+    answer came when the daemon may have stopped waiting for it."""
 
     pair: Pair
     digest: str
@@ -23,6 +22,7 @@ class Request:
     attempt: int
     stamp: int
     at: float
+    sender: int | None = None
     status: int | None = None
     answered_at: float = 0.0
     late: bool = False
@@ -37,14 +37,14 @@ class Fault:
     """Something that was broken on purpose.
 
     `cuts`: what was answered then may not have been written, so that it is sent again: within `slack` seconds before and after,
-    in `shards` (None: in all). `touched`: webhooks by which one can tell when it was over: `recovered` is in how many seconds
-    each of them had got something that was committed since it ended. `repeats` is counted by the checker.
+    by process `pid` (None: by any). `touched`: webhooks by which one can tell when it was over: `recovered` is in how many
+    seconds each of them had got something that was committed since it ended. `repeats` is counted by the checker.
     """
 
     name: str
     cuts: bool
     slack: float = 0.5
-    shards: frozenset[int] | None = None
+    pid: int | None = None
     touched: frozenset[int] = frozenset()
     began: float = field(default_factory=monotonic)
     ended: float | None = None
@@ -54,9 +54,9 @@ class Fault:
     def end(self) -> None:
         self.ended = monotonic()
 
-    def explains(self, webhook_id: int, since: float, until: float) -> bool:
-        """Whether it may have cut something of this webhook between these moments."""
-        if not self.cuts or (self.shards is not None and shard_of(webhook_id) not in self.shards):
+    def explains(self, sender: int | None, since: float, until: float) -> bool:
+        """Whether it may have cut something that was sent by this process between these moments."""
+        if not self.cuts or (None not in (self.pid, sender) and self.pid != sender):
             return False
         return self.began - self.slack <= until and since <= (self.ended or monotonic()) + self.slack
 

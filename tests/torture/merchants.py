@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
@@ -27,22 +29,24 @@ STAGES = ("head", "body", "answered")
 
 @dataclass
 class Ambush:
-    """Whoever sends the `passes`-th request from now on is killed at this stage: `kill` is given the port he sends from."""
+    """At this stage of the `passes`-th request from that process it is killed."""
 
     stage: str
     passes: int
-    kill: Callable[[int], bool]
+    pid: int
 
 
 class Merchants:
     """Each has a name, which is the path of his URL; `names` has the id of his webhook, `keys` what he verifies with.
-    `ambushes`: by whom they are for. `timeout`: seconds after which a daemon no longer waits for an answer."""
+    `sender` says which process sends from a port. `timeout`: seconds after which a daemon no longer waits for an answer."""
 
     def __init__(self, authority: trustme.CA, ledger: Ledger, timeout: float, rng: random.Random) -> None:
         self.moods: dict[str, str] = {}
         self.names: dict[str, int] = {}
         self.keys: dict[str, str] = {}
-        self.ambushes: dict[str, Ambush] = {}
+        self.ambushes: list[Ambush] = []
+        self.sender: Callable[[int], int | None] = lambda _: None
+        self._senders: dict[tuple[int, int], int | None] = {}
         self._ledger = ledger
         self._timeout = timeout
         self._rng = rng
@@ -65,13 +69,13 @@ class Merchants:
         self.moods = dict.fromkeys(self.moods, "well")
 
     def _begin(self, request: web.Request) -> None:
-        self._spring("head", request)
+        self._spring("head", self._sender(request))
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self._receiver.requests.clear()
-        name = request.path[1:]
-        entry = self._enter(name, request, await request.read())
-        self._spring("body", request)
+        name, sender = request.path[1:], self._sender(request)
+        entry = self._enter(name, sender, request, await request.read())
+        self._spring("body", sender)
         status = await self._decide(self.moods[name], request)
         transport = request.transport
         if transport is None or transport.is_closing():
@@ -81,17 +85,27 @@ class Merchants:
         response = web.Response(status=status)
         await response.prepare(request)
         await response.write_eof()
-        self._spring("answered", request)
+        self._spring("answered", sender)
         return response
 
-    def _enter(self, name: str, request: web.Request, body: bytes) -> Request:
+    def _sender(self, request: web.Request) -> int | None:
+        """By its connection, which is looked into once."""
+        transport = request.transport
+        if transport is None:
+            return None
+        connection = (id(transport), transport.get_extra_info("peername")[1])
+        if connection not in self._senders:
+            self._senders[connection] = self.sender(connection[1])
+        return self._senders[connection]
+
+    def _enter(self, name: str, sender: int | None, request: web.Request, body: bytes) -> Request:
         headers = request.headers
         identity, stamp = headers["webhook-id"], headers["webhook-timestamp"]
         signed = sign(self.keys[name], f"{identity}.{stamp}.".encode() + body)
         verified = headers["webhook-signature"] == f"v1,{signed}" and headers["X-BIS-Signature"] == sign(self.keys[name], body)
         pair = (self.names[name], int(identity.removeprefix("evt_")))
         digest = hashlib.sha256(body).hexdigest()
-        entry = Request(pair, digest, verified, int(headers["X-BIS-Attempt"]), int(stamp), monotonic())
+        entry = Request(pair, digest, verified, int(headers["X-BIS-Attempt"]), int(stamp), monotonic(), sender)
         self._ledger.requests.append(entry)
         return entry
 
@@ -110,9 +124,9 @@ class Merchants:
                 return 503
         return 200
 
-    def _spring(self, stage: str, request: web.Request) -> None:
-        for name, ambush in list(self.ambushes.items()):
-            if ambush.stage == stage and request.transport is not None:
-                ambush.passes -= 1
-                if ambush.passes <= 0 and ambush.kill(request.transport.get_extra_info("peername")[1]):
-                    del self.ambushes[name]
+    def _spring(self, stage: str, sender: int | None) -> None:
+        for ambush in [ambush for ambush in self.ambushes if (ambush.stage, ambush.pid) == (stage, sender)]:
+            ambush.passes -= 1
+            if ambush.passes <= 0:
+                self.ambushes.remove(ambush)
+                os.kill(ambush.pid, signal.SIGKILL)

@@ -65,12 +65,14 @@ class Seat:
             if not await self.daemon.ready():
                 raise AssertionError(f"{self.name} ended before it was ready: {self.daemon.log[-2000:]}")
 
-    def sends_from(self, port: int) -> bool:
-        """Whether its daemon has a connection from this port."""
+    def ports(self) -> list[int]:
+        """From which its daemon has connections."""
+        if not self.starts:
+            return []
         try:
-            return any(one.laddr.port == port for one in psutil.Process(self.daemon.pid).net_connections("tcp"))
+            return [one.laddr.port for one in psutil.Process(self.daemon.pid).net_connections("tcp")]
         except psutil.NoSuchProcess:
-            return False
+            return []
 
     async def samples(self) -> dict[str, float]:
         """What its daemon measures, as /metrics shows it."""

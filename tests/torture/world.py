@@ -49,13 +49,13 @@ _HOLDERS = """
 _SESSIONS = "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'bisd%'"
 _SETTLED_WITHIN = 90.0
 _HEALED_WITHIN = 15.0
-_LONG = 1.0
+_JUST_NOW = 0.05
 
 
 @dataclass
 class World:
-    """`accounts` and `webhooks`: ids by name. `holders`: of each shard the process that held it last, since when, and when it
-    was last seen to. `wrong`: a sentence for everything that is not as it should be."""
+    """`accounts` and `webhooks`: ids by name. `holders`: of each shard the process that was last seen to hold it. `ports`:
+    from which daemons sent, at `ports_at`. `wrong`: a sentence for everything that is not as it should be."""
 
     seed: int
     server: Server
@@ -67,7 +67,9 @@ class World:
     rng: random.Random
     accounts: dict[str, int] = field(default_factory=dict)
     webhooks: dict[str, int] = field(default_factory=dict)
-    holders: dict[int, tuple[int, float, float]] = field(default_factory=dict)
+    holders: dict[int, int] = field(default_factory=dict)
+    ports: dict[int, int] = field(default_factory=dict)
+    ports_at: float = 0.0
     wrong: list[str] = field(default_factory=list)
     only: str | None = None
 
@@ -76,18 +78,18 @@ class World:
 
     def held(self, pid: int) -> frozenset[int]:
         """The shards that this process is known to hold."""
-        return frozenset(shard for shard, (holder, _, _) in self.holders.items() if holder == pid)
+        return frozenset(shard for shard, holder in self.holders.items() if holder == pid)
 
     def fault(self, name: str, *, cuts: bool, pid: int) -> Fault:
-        """One that begins now and concerns this process: it may hold whatever nobody else has been seen to hold for a while."""
-        now = monotonic()
-        others = {
-            shard
-            for shard, (holder, since, seen) in self.holders.items()
-            if holder != pid and since < now - _LONG and seen > now - _LONG
-        }
-        mine = frozenset(range(SHARDS)) - others
-        return self.ledger.strike(Fault(name, cuts, shards=mine, touched=self.steady(self.held(pid))))
+        """One that begins now, and concerns this process."""
+        return self.ledger.strike(Fault(name, cuts, pid=pid, touched=self.steady(self.held(pid))))
+
+    def sender(self, port: int) -> int | None:
+        """Which daemon has just connected from this port; None if it is gone."""
+        if port not in self.ports or monotonic() - self.ports_at > _JUST_NOW:
+            self.ports = {port: seat.daemon.pid for seat in self.seats for port in seat.ports()}
+            self.ports_at = monotonic()
+        return self.ports.get(port)
 
     def steady(self, shards: frozenset[int] = frozenset(range(SHARDS))) -> frozenset[int]:
         """The webhooks of these shards to which nothing ever happens: by them one can tell that somebody delivers."""
@@ -133,19 +135,20 @@ class World:
     async def watch_shards(self) -> None:
         """Who holds what, several times a second, until cancelled."""
         connection: db.Connection | None = None
-        while True:
-            try:
-                connection = connection or await self.connect()
-                for pid, shards in await connection.fetch(_HOLDERS, timeout=2):
-                    now = monotonic()
-                    for shard in shards:
-                        holder, since, _ = self.holders.get(shard, (0, now, now))
-                        self.holders[shard] = (pid, since if holder == pid else now, now)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
-                if connection is not None:
-                    connection.terminate()
-                    connection = None
-            await asyncio.sleep(0.2)
+        try:
+            while True:
+                try:
+                    connection = connection or await self.connect()
+                    for pid, shards in await connection.fetch(_HOLDERS, timeout=2):
+                        self.holders.update(dict.fromkeys(shards, pid))
+                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                    if connection is not None:
+                        connection.terminate()
+                        connection = None
+                await asyncio.sleep(0.2)
+        finally:
+            if connection is not None:
+                connection.terminate()
 
     async def settle(self) -> Facts:
         """No faults any more: everything that is owed gets its end, and nothing is left over. Notes what is wrong."""
@@ -246,6 +249,7 @@ async def opened(
 
     application = Application(ledger, connect, random.Random(rng.random()), rate)
     world = World(seed, server, dsn, ledger, merchants, application, places, rng)
+    merchants.sender = world.sender
     await merchants.start()
     try:
         await world.populate()
