@@ -6,18 +6,17 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack
 from functools import cache
 from importlib.resources import files
-from typing import Any, TypeAlias
+from typing import Any
 
 import asyncpg
-from asyncpg.connect_utils import SessionAttribute
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from bisd import config as configuration
 from bisd import embedded
 from bisd.config import DatabaseConfig
 from bisd.errors import ServerUnfitError
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
+from bisd.primary import Connection as Connection
+from bisd.primary import Primary
 
 # What a restart, a failover, a full disk or a cut line raises (RELIABILITY: measured); all else is a fault of ours.
 TRANSIENT: tuple[type[BaseException], ...] = (
@@ -96,16 +95,18 @@ def resolve_dsn(config: DatabaseConfig) -> str:
     return config.dsn if config.dsn is not None else embedded.start()
 
 
-async def connect(dsn: str, *, daemon: bool = False, patience: float = 10.0) -> Connection:
-    """One session. A daemon's are set up for its queries, which take milliseconds: one that has not answered within `patience`
-    seconds is lost, however alive its connection looks. It is set up once it is open: PgBouncer, which may well pool sessions,
-    lets none in that asks for more than these two settings."""
-    connection = await asyncpg.connect(
-        dsn,
-        timeout=5,
+def primary(dsn: str) -> Primary:
+    """Of the servers that the DSN names, the one to go to, for whoever goes there again and again."""
+    return Primary(dsn, query("timeline"))
+
+
+async def connect(server: str | Primary, *, daemon: bool = False, patience: float = 10.0) -> Connection:
+    """One session of the server at a DSN. A daemon's are set up for its queries, which take milliseconds: one that has not
+    answered within `patience` seconds is lost, however alive its connection looks. It is set up once it is open: PgBouncer,
+    which may well pool sessions, lets none in that asks for more than these two settings."""
+    connection = await (primary(server) if isinstance(server, str) else server).connect(
         command_timeout=patience if daemon else 60,
         server_settings={"application_name": "bisd", "timezone": "UTC"},
-        target_session_attrs=SessionAttribute.read_write,
     )
     if daemon:
         with ExitStack() as failing:

@@ -23,10 +23,12 @@ _POOLER_PORT = 6432
 
 @dataclass(frozen=True, slots=True)
 class Dsn:
-    """A database's URL, taken apart. `hosts`: names, addresses or directories of sockets; '' where none is named."""
+    """A database's URL, taken apart. `hosts`: names, addresses or directories of sockets; '' where none is named. `servers`: a
+    port, or none, with each of them."""
 
     hosts: list[str]
     ports: list[int]
+    servers: list[tuple[str, int | None]]
     sslmode: str
     has_password: bool
 
@@ -58,21 +60,22 @@ def parse_dsn(text: str) -> Dsn:
     sslmode = parameters.get("sslmode", "prefer")
     if sslmode not in _SSL_MODES:
         raise ValueError(f"its sslmode must be one of {', '.join(_SSL_MODES)}")
-    hosts, ports = _hosts(parts, parameters)
-    return Dsn(hosts, ports, sslmode, _has_password(parts, parameters))
+    servers = _servers(parts, parameters)
+    ports = list(dict.fromkeys(port for _, port in servers if port is not None))
+    return Dsn([host for host, _ in servers], ports, servers, sslmode, _has_password(parts, parameters))
 
 
-def _hosts(parts: SplitResult, parameters: dict[str, str]) -> tuple[list[str], list[int]]:
-    hosts, ports = [], [_port(port) for port in parameters.get("port", "").split(",") if port]
+def _servers(parts: SplitResult, parameters: dict[str, str]) -> list[tuple[str, int | None]]:
+    servers: list[tuple[str, int | None]] = []
+    ports = [_port(port) for port in parameters.get("port", "").split(",") if port]
     listed = _split(parts.netloc)[1] or parameters.get("host", "")
-    for one in listed.split(","):
+    for number, one in enumerate(listed.split(",")):
         match = re.fullmatch(r"(\[.*\]|[^:]*)(?::([^:]*))?", unquote(one))
         if match is None or (listed and not _HOST.fullmatch(match[1])):
             raise ValueError("has a host that is neither a name, nor an address (of IPv6 in brackets), nor a directory")
-        hosts.append(match[1])
-        if match[2] is not None:
-            ports.append(_port(match[2]))
-    return hosts, ports
+        port = ports[number] if number < len(ports) else ports[-1] if ports else None
+        servers.append((match[1], port if match[2] is None else _port(match[2])))
+    return servers
 
 
 def _port(text: str) -> int:

@@ -49,7 +49,7 @@ class Service:
 
     def __init__(self, config: Config, dsn: str, reread: Callable[[], Config] | None = None) -> None:
         self._config = config
-        self._dsn = dsn
+        self._primary = db.primary(dsn)
         self._reread = reread or (lambda: config)
         delivery = config.delivery
         self._lanes = Lanes(delivery.max_in_flight_per_webhook, limits(config), in_flight=delivery.max_in_flight)
@@ -219,7 +219,7 @@ class Service:
 
     async def _connect(self, what: str, patience: float = 10.0) -> db.Connection:
         try:
-            connection = await db.connect(self._dsn, daemon=True, patience=patience)
+            connection = await db.connect(self._primary, daemon=True, patience=patience)
         except db.ANY:
             self.metrics.connected(what, done=False)
             raise

@@ -7,7 +7,7 @@ import asyncio
 import socket
 import struct
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
 # More than any answer has: what is late is late as a whole.
@@ -19,8 +19,11 @@ _LINGER_NOT = struct.pack("ii", 1, 0)
 class _Way:
     """What holds for one direction of all lines: whether anything passes, and how many seconds late."""
 
-    open: asyncio.Event
+    open: asyncio.Event = field(default_factory=asyncio.Event)
     delay: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.open.set()
 
 
 class Link:
@@ -30,8 +33,8 @@ class Link:
     def __init__(self, dsn: str) -> None:
         self._dsn = urlsplit(dsn)
         self._socket = parse_qs(self._dsn.query)["host"][0] + "/.s.PGSQL.5432"
-        self._asking, self._answering = _Way(asyncio.Event()), _Way(asyncio.Event())
-        self.thaw()
+        self._asking, self._answering = _Way(), _Way()
+        self._dead: list[_Way] = []
         self._server: asyncio.Server
         self._lines: dict[asyncio.StreamWriter, asyncio.StreamWriter | None] = {}
         self._port = 0
@@ -55,6 +58,11 @@ class Link:
             self._asking.open.clear()
         if answers:
             self._answering.open.clear()
+
+    def strand(self) -> None:
+        """Lines that are frozen stay so until the stop; new ones pass. As when a router on the way has forgotten them."""
+        self._dead += (self._asking, self._answering)
+        self._asking, self._answering = _Way(), _Way()
 
     def delay(self, seconds: float) -> None:
         """From here on every answer is late by so much."""
@@ -87,6 +95,8 @@ class Link:
     async def stop(self) -> None:
         """It is refused, and what lines there are end in order."""
         self.thaw()
+        for way in self._dead:
+            way.open.set()
         self.refuse()
         for line in list(self._lines.items()):
             for writer in line:
@@ -96,11 +106,12 @@ class Link:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._lines[writer] = None
-        await self._asking.open.wait()
+        asking, answering = self._asking, self._answering
+        await asking.open.wait()
         with suppress(OSError):
             theirs, ours = await asyncio.open_unix_connection(self._socket, limit=_MOST)
             self._lines[writer] = ours
-            await asyncio.gather(self._pass(reader, ours, self._asking), self._pass(theirs, writer, self._answering))
+            await asyncio.gather(self._pass(reader, ours, asking), self._pass(theirs, writer, answering))
         del self._lines[writer]
         writer.close()
 

@@ -36,7 +36,7 @@ class Server(Cluster):
 
     async def set(self, **settings: str) -> None:
         """For all sessions, those that there are included."""
-        connection = await asyncpg.connect(self.dsn("postgres"))
+        connection = await asyncpg.connect(self.dsn("postgres"), server_settings={"default_transaction_read_only": "off"})
         for name, value in settings.items():
             await connection.execute(f"alter system set {name} = '{value}'")
         await connection.execute("select pg_reload_conf()")

@@ -1,7 +1,7 @@
 -- A batch of verdicts, written in one statement: a settled delivery leaves the table, one to be retried gets its next due
 -- time, and what was tried is recorded. Fenced by the number of attempts: an owner that was deposed in between changes no
--- delivery, and a batch that is repeated after a lost answer changes nothing at all. What was put off without a POST keeps its
--- number.
+-- delivery, and a batch that is repeated after a lost answer changes nothing at all. And by the event's time: where a standby
+-- has taken over that did not know of all events yet, their ids are given anew. What was put off without a POST keeps its number.
 -- $1 webhook ids, $2 event ids, $3 the events' times, $4 attempts before this one, $5 next due times (null: settled),
 -- $6 verdicts, $7 number of the attempt (null: there was no POST), $8 when it was made, $9 status, $10 code, $11 to $15
 -- milliseconds (dns, connect, tls, first byte, total), $16 first bytes of the answer, $17 whether it was sent twice, $18 where a
@@ -21,7 +21,7 @@ with batch as materialized (
     delete from bisd.delivery d
     using batch b
     where b.due_at is null and d.webhook_id = any (array[b.webhook_id]) and d.event_id = any (array[b.event_id])
-      and d.attempts = b.attempts
+      and d.attempts = b.attempts and d.event_created_at = b.event_created_at
       and (d.due_at = b.was_due or b.verdict in ('delivered', 'refused') or d.test)
     returning d.webhook_id, d.event_id
 ), retried as (
@@ -29,7 +29,8 @@ with batch as materialized (
     set attempts = case when b.due_at is null then 0 else coalesce(b.number, d.attempts) end,
         due_at = case when d.due_at = b.was_due then b.due_at else d.due_at end
     from batch b
-    where d.webhook_id = any (array[b.webhook_id]) and d.event_id = any (array[b.event_id]) and d.attempts = b.attempts
+    where d.webhook_id = any (array[b.webhook_id]) and d.event_id = any (array[b.event_id])
+      and d.attempts = b.attempts and d.event_created_at = b.event_created_at
       and (b.due_at is not null or (d.due_at <> b.was_due and b.verdict not in ('delivered', 'refused') and not d.test))
     returning d.webhook_id, d.event_id
 ), recorded as (
