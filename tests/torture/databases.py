@@ -11,8 +11,9 @@ import asyncpg
 
 from bisd import db
 from tests.support.cluster import kill_backend
+from tests.support.pair import Pair
 from tests.torture.ledger import Fault
-from tests.torture.world import World
+from tests.torture.world import World, recovered
 
 Strike = Callable[[World, random.Random], Awaitable[None]]
 # Seconds before and after, in which what was answered may be somebody else's already, or not written.
@@ -88,7 +89,7 @@ async def read_only(world: World, rng: random.Random) -> None:
 
 async def silence(world: World, rng: random.Random) -> None:
     """A line falls silent: both ways, or one; for less or for longer than a shard is held by somebody who says nothing."""
-    link = rng.choice(world.seats).link
+    link = rng.choice(world.links)
     questions, answers = rng.choice(((True, True), (True, False), (False, True)))
     way = "both ways" if questions and answers else "to the server" if questions else "from the server"
     async with _struck(world, f"line silent, {way}"):
@@ -100,25 +101,25 @@ async def silence(world: World, rng: random.Random) -> None:
 async def slow(world: World, rng: random.Random) -> None:
     """Every answer of the database is half a second late."""
     async with _struck(world, "every answer 0.5 s late"):
-        for seat in world.seats:
-            seat.link.delay(0.5)
+        for link in world.links:
+            link.delay(0.5)
         await asyncio.sleep(rng.uniform(2, 6))
-        for seat in world.seats:
-            seat.link.thaw()
+        for link in world.links:
+            link.thaw()
 
 
 async def cut(world: World, rng: random.Random) -> None:
     """RST on every line, or FIN from the server's side on each while it still listens."""
     way = rng.choice(("reset", "half closed"))
     async with _struck(world, f"line {way}"):
-        link = rng.choice(world.seats).link
+        link = rng.choice(world.links)
         link.reset() if way == "reset" else link.half_close()
 
 
 async def refuse(world: World, rng: random.Random) -> None:
     """RST on every line, and no new ones for a while."""
     async with _struck(world, "connections refused"):
-        link = rng.choice(world.seats).link
+        link = rng.choice(world.links)
         link.refuse()
         link.reset()
         await asyncio.sleep(rng.uniform(0.5, 4))
@@ -130,6 +131,18 @@ async def lock(world: World, rng: random.Random) -> None:
     async with _session(world) as connection, _struck(world, "locks held"), connection.transaction():
         await connection.execute(rng.choice(_LOCKS))
         await asyncio.sleep(rng.choice((0.5, 2.0, 7.0)))
+
+
+async def fail_over(pair: Pair, world: World, _: int) -> None:
+    """The primary is lost as by a power cut, and the standby takes over, for which commits of the application have waited."""
+    await pair.primary.set(synchronous_standby_names="standby")
+    await asyncio.sleep(world.rng.uniform(2, 5))
+    async with _struck(world, "failover to a standby"):
+        await asyncio.to_thread(pair.primary.crash)
+        await asyncio.sleep(world.rng.uniform(0, 3))
+        await pair.take_over()
+        world.dsn = pair.standby.dsn(pair.name)
+    await recovered(world, world.ledger.faults[-1])
 
 
 async def _accepts(world: World) -> None:

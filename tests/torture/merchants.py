@@ -91,9 +91,10 @@ class Merchants:
     def _sender(self, request: web.Request) -> int | None:
         """By its connection, which is looked into once."""
         transport = request.transport
-        if transport is None:
+        peer = None if transport is None else transport.get_extra_info("peername")
+        if peer is None:
             return None
-        connection = (id(transport), transport.get_extra_info("peername")[1])
+        connection = (id(transport), peer[1])
         if connection not in self._senders:
             self._senders[connection] = self.sender(connection[1])
         return self._senders[connection]

@@ -11,13 +11,16 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 import trustme
 
+from tests.support.pair import Pair
 from tests.support.postgres import Server
 from tests.torture.checker import check
 from tests.torture.commands import Trials
 from tests.torture.databases import STRIKES as ON_DATABASES
+from tests.torture.databases import fail_over
 from tests.torture.kills import kill, leave, ways
 from tests.torture.ledger import Fault
 from tests.torture.processes import STRIKES as ON_PROCESSES
@@ -28,7 +31,7 @@ from tests.torture.world import World, opened, recover, recovered
 # Seconds for what was broken last to be seen to have healed.
 _AFTERWARDS = 3.0
 
-
+Act = Callable[[World, int], Awaitable[None]]
 Way = TypeVar("Way", bound=Callable[..., object])
 
 
@@ -38,11 +41,19 @@ class Result:
 
     seed: int
     profile: str
-    events: int
-    deliveries: int
-    requests: int
-    faults: list[Fault]
+    events: int = 0
+    deliveries: int = 0
+    requests: int = 0
+    faults: list[Fault] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+
+    def add(self, other: Result) -> None:
+        """What came of another round is part of this one."""
+        self.events += other.events
+        self.deliveries += other.deliveries
+        self.requests += other.requests
+        self.faults += other.faults
+        self.wrong += other.wrong
 
 
 @dataclass(frozen=True)
@@ -110,13 +121,30 @@ async def commands(place: Place, seed: int, trials: int) -> Result:
     directory = Path(tempfile.mkdtemp(dir=place.directory))
     struck = Trials(place.server, directory, random.Random(seed))
     await struck.run(trials)
-    return Result(seed, "commands", 0, 0, 0, struck.faults, struck.wrong)
+    return Result(seed, "commands", faults=struck.faults, wrong=struck.wrong)
 
 
-async def fleet(act: Callable[[World, int], Awaitable[None]], seats: int, place: Place, seed: int, trials: int) -> Result:
+async def failovers(place: Place, seed: int, trials: int) -> Result:
+    """So many rounds in one, each with a primary and a standby of its own, the one of which is lost."""
+    result = Result(seed, "failovers")
+    for trial in range(trials):
+        primary = await asyncio.to_thread(Server)
+        name = urlsplit(await primary.create()).path[1:]
+        standby = await asyncio.to_thread(primary.standby)
+        pair = Pair(primary, standby, name)
+        try:
+            result.add(await fleet(partial(fail_over, pair), 2, place, seed + trial, 1, pair))
+        finally:
+            await asyncio.to_thread(standby.remove)
+            await asyncio.to_thread(primary.remove)
+    return result
+
+
+async def fleet(act: Act, seats: int, place: Place, seed: int, trials: int, pair: Pair | None = None) -> Result:
     """A round in a world at work, with so many daemons."""
     directory = Path(tempfile.mkdtemp(dir=place.directory))
-    async with opened(seed, place.server, place.authority, place.ca_file, directory, seats) as world:
+    server = place.server if pair is None else pair.primary
+    async with opened(seed, server, place.authority, place.ca_file, directory, seats, pair) as world:
         world.only = place.only
         async with asyncio.TaskGroup() as group:
             changing = group.create_task(weather(world, random.Random(world.rng.random())))
@@ -128,15 +156,16 @@ async def fleet(act: Callable[[World, int], Awaitable[None]], seats: int, place:
         wrong = world.wrong + check(ledger, facts, world.terms())
         for fault in ledger.faults:
             fault.recovered = recover(world, fault)
-        return Result(seed, act.__name__, len(facts.events), len(facts.states), len(ledger.requests), ledger.faults, wrong)
+        name = getattr(act, "__name__", "")
+        return Result(seed, name, len(facts.events), len(facts.states), len(ledger.requests), ledger.faults, wrong)
 
 
-Play = Callable[[Place, int, int], Coroutine[None, None, Result]]
 # By name: a round of a seed, with so many trials.
-PROFILES: dict[str, Play] = {
+PROFILES: dict[str, Callable[[Place, int, int], Coroutine[None, None, Result]]] = {
     "quiet": partial(fleet, quiet, 3),
     "kills": partial(fleet, kills, 4),
     "processes": partial(fleet, processes, 3),
     "databases": partial(fleet, databases, 2),
+    "failovers": failovers,
     "commands": commands,
 }

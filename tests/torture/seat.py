@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
 from tests.support.daemon import Process
 from tests.support.face import Face
-from tests.support.link import Link
 
 # As the daemons are configured: what is in flight, how long an attempt may take, how often it is tried.
 IN_FLIGHT = 64
@@ -28,13 +28,21 @@ _SETTINGS = {
 }
 
 
-class Seat:
-    """`link`: its line to the database, which may be cut. `busy`: somebody is breaking the daemon that sits in it."""
+class Line(Protocol):
+    """What leads to the database, or to two of them."""
 
-    def __init__(self, name: str, directory: Path, dsn: str, ca_file: Path) -> None:
+    @property
+    def dsn(self) -> str: ...
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
+class Seat:
+    def __init__(self, name: str, directory: Path, line: Line, ca_file: Path) -> None:
         self.name = name
-        self.link = Link(dsn)
-        self.busy = False
+        self._line = line
         self.starts = 0
         self._directory = directory
         self._ca_file = ca_file
@@ -42,15 +50,15 @@ class Seat:
         self.daemon: Process
 
     async def open(self) -> None:
-        await self.link.start()
+        await self._line.start()
         settings = _SETTINGS | {"BISD_HTTP_LISTEN": f"unix:{self._socket}"}
-        self.daemon = Process(self._directory, self.link.dsn, self._ca_file, self.name, **settings)
+        self.daemon = Process(self._directory, self._line.dsn, self._ca_file, self.name, **settings)
 
     async def close(self) -> None:
         """Whatever still runs goes with it."""
         if self.starts:
             await self.daemon.kill()
-        await self.link.stop()
+        await self._line.stop()
 
     async def launch(self, trap: tuple[str, int, int] | None = None) -> None:
         """A new daemon, one with a trap if so: at a point, at the n-th time, by this seed. Does not wait until it is ready."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +15,15 @@ import trustme
 
 from bisd import db
 from bisd.model import SHARDS, shard_of
+from tests.support.link import Link
+from tests.support.pair import Pair
 from tests.support.postgres import Server
 from tests.torture.application import CREATE, SENT, Application
 from tests.torture.checker import Terms
 from tests.torture.facts import Facts, read
 from tests.torture.ledger import Fault, Ledger
 from tests.torture.merchants import Merchants
-from tests.torture.seat import MAX_ATTEMPTS, TIMEOUT, Seat
+from tests.torture.seat import MAX_ATTEMPTS, TIMEOUT, Line, Seat
 
 # Webhooks by name: topic, and the mood that their merchant is always in (None: it changes).
 _WEBHOOKS: dict[str, tuple[str, str | None]] = {
@@ -50,6 +52,8 @@ _SESSIONS = "select count(*) from pg_stat_activity where datname = current_datab
 _SETTLED_WITHIN = 90.0
 _HEALED_WITHIN = 15.0
 _JUST_NOW = 0.05
+# Transactions a second of each writer.
+_RATE = 6.0
 
 
 @dataclass
@@ -64,6 +68,7 @@ class World:
     merchants: Merchants
     application: Application
     seats: list[Seat]
+    links: list[Link]
     rng: random.Random
     accounts: dict[str, int] = field(default_factory=dict)
     webhooks: dict[str, int] = field(default_factory=dict)
@@ -235,20 +240,23 @@ async def recovered(world: World, fault: Fault) -> None:
 
 @asynccontextmanager
 async def opened(
-    seed: int, server: Server, authority: trustme.CA, ca_file: Path, directory: Path, seats: int, rate: float = 6.0
+    seed: int, server: Server, authority: trustme.CA, ca_file: Path, directory: Path, seats: int, pair: Pair | None = None
 ) -> AsyncIterator[World]:
-    """A world at work: three writers in one shop and one in the other, and as many daemons, all ready."""
+    """A world at work: three writers in one shop and one in the other, and as many daemons, all ready; each on a line of its
+    own to the server, or to both of a pair."""
     rng = random.Random(seed)
-    dsn = await server.create()
+    dsn = await server.create() if pair is None else server.dsn(pair.name)
     ledger = Ledger()
     merchants = Merchants(authority, ledger, TIMEOUT, random.Random(rng.random()))
-    places = [Seat(f"daemon{number}", directory, dsn, ca_file) for number in range(seats)]
+    links = [Link(dsn) for _ in range(seats)] if pair is None else []
+    lines: Sequence[Line] = links if pair is None else [pair.again() for _ in range(seats)]
+    places = [Seat(f"daemon{number}", directory, line, ca_file) for number, line in enumerate(lines)]
 
     def connect() -> asyncio.Future[db.Connection]:
         return asyncio.ensure_future(world.connect())
 
-    application = Application(ledger, connect, random.Random(rng.random()), rate)
-    world = World(seed, server, dsn, ledger, merchants, application, places, rng)
+    application = Application(ledger, connect, random.Random(rng.random()), _RATE)
+    world = World(seed, server, dsn, ledger, merchants, application, places, links, rng)
     merchants.sender = world.sender
     await merchants.start()
     try:
