@@ -138,6 +138,10 @@ class Process:
         return status
 
     @property
+    def runs(self) -> bool:
+        return self._process.returncode is None
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 

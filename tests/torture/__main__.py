@@ -20,7 +20,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.torture", description=__doc__)
     parser.add_argument("profile", choices=PROFILES)
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--trials", type=int, default=20, help="of a round")
+    parser.add_argument("--trials", type=int, default=20, help="of a round; of quiet tenths of a second, of soak minutes")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; each further one has the next")
     parser.add_argument("--record", type=Path, help="a file to which every round is added, one line of JSON each")
     parser.add_argument("--only", help="this one of the faults of a profile: the name of its function")
@@ -30,7 +30,7 @@ def main() -> int:
     authority = trustme.CA()
     ca_file = directory / "ca.pem"
     authority.cert_pem.write_to_path(str(ca_file))
-    server = Server()
+    server = Server(autovacuum="on" if given.profile == "soak" else "off")
     results: list[Result] = []
     try:
         place = Place(server, authority, ca_file, directory, given.only)

@@ -21,8 +21,10 @@ from bisd.delivery.message import sign
 from tests.support.receiver import Receiver
 from tests.torture.ledger import Ledger, Request
 
-# How he answers: at once; late, but in time; a fifth of the time 500; not before the daemon has given up; by RST.
-MOODS = ("well", "slow", "flaky", "hanging", "resetting", "failing")
+# How he answers: at once; late, but in time; a fifth of the time 500; not before the daemon has given up; by RST; by 503; by
+# what is not HTTP; by headers without an end.
+HOSTILE = ("hanging", "resetting", "failing", "babbling", "flooding")
+MOODS = ("well", "slow", "flaky", *HOSTILE)
 # When he kills: as soon as the headers are there, once the body is, and when he has answered.
 STAGES = ("head", "body", "answered")
 
@@ -121,6 +123,12 @@ class Merchants:
                 await asyncio.sleep(self._timeout + 1)
             case "resetting" if request.transport is not None:
                 request.transport.abort()
+            case "babbling" if request.transport is not None:
+                request.transport.write(b"\x00\xff tea\r\n" * 100)
+                request.transport.close()
+            case "flooding" if request.transport is not None:
+                request.transport.write(b"HTTP/1.1 200 OK\r\n" + b"X-Tea: tea\r\n" * 50_000)
+                request.transport.close()
             case "failing":
                 return 503
         return 200

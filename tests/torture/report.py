@@ -28,7 +28,7 @@ def line(result: Result) -> str:
         f"{result.profile} seed {result.seed}: {len(result.faults)} faults, {result.events} events, {result.deliveries} "
         f"deliveries, {result.requests} requests, {repeats} repeats, {len(result.wrong)} wrong"
     )
-    return "\n".join([said, *(f"  {sentence}" for sentence in result.wrong[:20])])
+    return "\n".join([said, *(f"  {sentence}" for sentence in [*result.notes, *result.wrong[:20]])])
 
 
 def record(file: Path, result: Result) -> None:

@@ -25,6 +25,7 @@ from tests.torture.kills import kill, leave, ways
 from tests.torture.ledger import Fault
 from tests.torture.processes import STRIKES as ON_PROCESSES
 from tests.torture.seat import Seat
+from tests.torture.soak import soak
 from tests.torture.weather import weather
 from tests.torture.world import World, opened, recover, recovered
 
@@ -37,7 +38,8 @@ Way = TypeVar("Way", bound=Callable[..., object])
 
 @dataclass
 class Result:
-    """`faults` with their repeats and times of recovery; `wrong`: a sentence for everything that is not as it should be."""
+    """`faults` with their repeats and times of recovery; `wrong`: a sentence for everything that is not as it should be;
+    `notes`: what else there is to tell."""
 
     seed: int
     profile: str
@@ -46,6 +48,7 @@ class Result:
     requests: int = 0
     faults: list[Fault] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def add(self, other: Result) -> None:
         """What came of another round is part of this one."""
@@ -54,6 +57,7 @@ class Result:
         self.requests += other.requests
         self.faults += other.faults
         self.wrong += other.wrong
+        self.notes += other.notes
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ async def fleet(act: Act, seats: int, place: Place, seed: int, trials: int, pair
         for fault in ledger.faults:
             fault.recovered = recover(world, fault)
         name = getattr(act, "__name__", "")
-        return Result(seed, name, len(facts.events), len(facts.states), len(ledger.requests), ledger.faults, wrong)
+        return Result(seed, name, len(facts.events), len(facts.states), len(ledger.requests), ledger.faults, wrong, world.notes)
 
 
 # By name: a round of a seed, with so many trials.
@@ -168,4 +172,5 @@ PROFILES: dict[str, Callable[[Place, int, int], Coroutine[None, None, Result]]] 
     "databases": partial(fleet, databases, 2),
     "failovers": failovers,
     "commands": commands,
+    "soak": partial(fleet, soak, 2),
 }

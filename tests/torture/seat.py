@@ -73,6 +73,10 @@ class Seat:
             if not await self.daemon.ready():
                 raise AssertionError(f"{self.name} ended before it was ready: {self.daemon.log[-2000:]}")
 
+    @property
+    def runs(self) -> bool:
+        return self.daemon.runs
+
     def ports(self) -> list[int]:
         """From which its daemon has connections."""
         if not self.starts:

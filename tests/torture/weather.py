@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import asyncpg
 
-from tests.torture.merchants import MOODS
+from tests.torture.merchants import HOSTILE, MOODS
 from tests.torture.world import World
 
 _CHANGES = (
@@ -23,14 +23,18 @@ _CHANGES = (
 
 async def weather(world: World, rng: random.Random) -> None:
     """Until cancelled."""
+    hostile = world.webhooks["hostile0"]
     moody = [name for name in world.webhooks if name.startswith("moody")]
     switched = [id for name, id in world.webhooks.items() if name.startswith("switched")]
     while True:
         await asyncio.sleep(rng.uniform(0.2, 1.5))
         world.merchants.moods[rng.choice(moody)] = rng.choice(MOODS)
+        world.merchants.moods["hostile0"] = rng.choice(HOSTILE)
         with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
             connection = await world.connect()
             try:
                 await connection.execute(rng.choice(_CHANGES), rng.choice(switched), timeout=5)
+                if rng.random() < 0.1:
+                    await connection.execute("select bisd.enable_webhook($1, 'discard')", hostile, timeout=5)
             finally:
                 connection.terminate()

@@ -35,6 +35,7 @@ _WEBHOOKS: dict[str, tuple[str, str | None]] = {
     "flaky1": (CREATE, "flaky"),
     "moody0": (CREATE, None),
     "moody1": (SENT, None),
+    "hostile0": (CREATE, "hanging"),
     "switched0": (CREATE, "well"),
     "switched1": (SENT, "flaky"),
 }
@@ -59,7 +60,8 @@ _RATE = 6.0
 @dataclass
 class World:
     """`accounts` and `webhooks`: ids by name. `holders`: of each shard the process that was last seen to hold it. `ports`:
-    from which daemons sent, at `ports_at`. `wrong`: a sentence for everything that is not as it should be."""
+    from which daemons sent, at `ports_at`. `wrong`: a sentence for everything that is not as it should be;
+    `notes`: for what is, and worth telling."""
 
     seed: int
     server: Server
@@ -76,6 +78,7 @@ class World:
     ports: dict[int, int] = field(default_factory=dict)
     ports_at: float = 0.0
     wrong: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     only: str | None = None
 
     async def connect(self) -> db.Connection:
@@ -109,7 +112,7 @@ class World:
         }
         return Terms(
             subscriptions,
-            constant=frozenset(id for name, id in self.webhooks.items() if "switched" not in name),
+            constant=frozenset(id for name, id in self.webhooks.items() if not name.startswith(("switched", "hostile"))),
             ordered=frozenset(self.webhooks[name] for name in _ORDERED),
             max_attempts=MAX_ATTEMPTS,
             timeout=TIMEOUT,
