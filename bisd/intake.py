@@ -62,7 +62,7 @@ class Intake:
         self._session: Session | None = None
         self._stir = asyncio.Event()
         self._turned_at = monotonic()
-        self._lost = False
+        self.trouble = db.Trouble("intake")
         self._log = log.get()
 
     @property
@@ -80,7 +80,7 @@ class Intake:
 
     async def run(self) -> None:
         """Outlives the database; until cancelled."""
-        async for attempt in db.outliving(self._lose):
+        async for attempt in db.outliving(self._lose, db.ANY):
             with attempt:
                 await self._serve()
 
@@ -91,8 +91,7 @@ class Intake:
                 connection, self._keyring, self._lanes, self._clock, self._turn, self._report, self._stir, self._metrics
             )
             await session.begin()
-            if self._lost:
-                self._lost = False
+            if self.trouble.end():
                 self._log.info(log.Event.DATABASE_BACK)
             self.ready.set()
             await session.run()
@@ -111,9 +110,7 @@ class Intake:
 
     def _lose(self, fault: BaseException) -> None:
         self._turned_at = monotonic()
-        if not self._lost:
-            self._lost = True
-            self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="intake")
+        self.trouble.begin(fault)
 
 
 class Session:

@@ -62,6 +62,11 @@ class Worker:
         self._policy = policy
         self._payloads = payloads
 
+    @property
+    def full(self) -> bool:
+        """Whether nothing more should be sent, until what was sent is written."""
+        return self._writeback.full
+
     async def deliver(self, turn: Turn) -> None:
         """One attempt, and all that follows from it."""
         webhook, delivery, began = turn
@@ -223,7 +228,7 @@ class Workers:
             turn = None if len(self._tasks) > self.most else self._next() or await self._wait()
 
     def _next(self) -> Turn | None:
-        turn = None if self._stopping or not is_sure(self._clock) else self._lanes.next(self._clock.now())
+        turn = None if self._stopping or self._worker.full or not is_sure(self._clock) else self._lanes.next(self._clock.now())
         if self._lanes.starving:
             self._refill()
         return turn

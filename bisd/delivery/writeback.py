@@ -20,6 +20,8 @@ _BATCH = 500
 _LINGER = 0.040
 _LOCATION = 200
 _PUT_OFF = 1.0
+# Once so many outcomes wait, nothing more is sent: a crash would have it all sent again.
+_MOST = 10_000
 
 
 class Writeback:
@@ -41,7 +43,7 @@ class Writeback:
         self._writing = 0
         self._reports: dict[int, Report] = {}
         self._put_off: dict[int, Report] = {}
-        self._lost = False
+        self.trouble = db.Trouble("writeback")
         self._idle = True
         self._turned_at = monotonic()
         self._some = asyncio.Event()
@@ -52,6 +54,11 @@ class Writeback:
     def __len__(self) -> int:
         """How many outcomes are not in the database yet."""
         return len(self._waiting) + self._writing
+
+    @property
+    def full(self) -> bool:
+        """Whether so much waits to be written that nothing more should be sent."""
+        return len(self._waiting) >= _MOST
 
     def still(self) -> float:
         """For how many seconds it has tried nothing, though something waits."""
@@ -95,7 +102,7 @@ class Writeback:
         rows: list[asyncpg.Record] = []
         seconds = 0.0
         columns = list(zip(*map(_row, batch), strict=True))
-        async for attempt in db.outliving(self._lose):
+        async for attempt in db.outliving(self._lose, db.ANY):
             with attempt:
                 self._turned_at = monotonic()
                 if self._connection is None:
@@ -104,7 +111,7 @@ class Writeback:
                     began = monotonic()
                     rows = await self._connection.fetch(db.query("settle"), *columns)
                     seconds = monotonic() - began
-        self._lost = False
+        self.trouble.end()
         self._writing = 0
         if self._reports:
             await self._tell()
@@ -126,7 +133,7 @@ class Writeback:
             if self._connection is not None:
                 try:
                     told = await self._connection.fetchval(db.query("report"), *_report(report))
-                except db.TRANSIENT as fault:
+                except db.ANY as fault:
                     self._lose(fault)
             if not told:
                 self._put_off.setdefault(webhook_id, report)
@@ -142,9 +149,7 @@ class Writeback:
                 self.report(report)
 
     def _lose(self, fault: BaseException) -> None:
-        if not self._lost:
-            self._lost = True
-            self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="writeback")
+        self.trouble.begin(fault)
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None
