@@ -144,6 +144,7 @@ class Session:
 
     async def begin(self) -> None:
         """LISTEN first, then the first snapshot, then the shards and what they owe: nothing falls between."""
+        self._connection.add_termination_listener(self._end)
         await self._connection.add_listener(_CHANNEL, self._ring)
         restamped = await self._connection.fetchval(db.query("restamp"))
         if restamped:
@@ -166,6 +167,11 @@ class Session:
         self._cadence.rung(monotonic())
         self._rung = True
         self._look_at = self._rested_at
+        self._stir.set()
+
+    def _end(self, *_: object) -> None:
+        """The server has ended the session: somebody else may have our shards now, so this is found out at once."""
+        self._look_at = 0.0
         self._stir.set()
 
     async def _pause(self) -> None:
