@@ -69,6 +69,8 @@ async def test_one_holds_all_two_share(member: Callable[[], asyncio.Future[Membe
     await first.fleet.release(surplus)
     await second.tend()
     assert (first.fleet.held | second.fleet.held, first.fleet.held & second.fleet.held) == (frozenset(range(64)), frozenset())
+    # A shop with ten webhooks has work for both.
+    assert [len(one.fleet.held & frozenset(range(1, 11))) for one in (first, second)] == [5, 5]
     third = await member()
     for one in (first, second):
         await one.fleet.release((await one.tend()).surplus)
