@@ -152,7 +152,7 @@ async def test_the_watchdog_needs_no_descriptors(deployment: Deployment, tmp_pat
             process = psutil.Process(unit.pid)
             before = process.rlimit(psutil.RLIMIT_NOFILE)
             process.rlimit(psutil.RLIMIT_NOFILE, (3, before[1]))
-            await said.hears("WATCHDOG", len(said.named("WATCHDOG")) + 20)
+            await said.hears("WATCHDOG", len(said.named("WATCHDOG")) + 8)
             await said.hears("STATUS", len(said.named("STATUS")) + 1)
             process.rlimit(psutil.RLIMIT_NOFILE, before)
             unit.send(signal.SIGTERM)

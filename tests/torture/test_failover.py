@@ -52,7 +52,9 @@ async def _says(daemon: Process, *words: str, times: int = 1) -> bool:
     return sum(all(word in line for word in words) for line in daemon.log.splitlines()) >= times
 
 
-@pytest.mark.parametrize("synchronous", [False, True], ids=["asynchronous", "synchronous"])
+@pytest.mark.parametrize(
+    "synchronous", [pytest.param(False, marks=pytest.mark.torture), True], ids=["asynchronous", "synchronous"]
+)
 async def test_a_standby_takes_over(synchronous: bool, pair: Pair, shop: Shop, receiver: Receiver, daemon: Process) -> None:
     """The primary is gone as at a power cut, under load. Within 10 seconds of the standby's promotion the same process delivers
     what happens there; what was replicated arrives, and where commits waited for that, everything."""
@@ -123,6 +125,7 @@ async def test_the_primary_is_gone_without_a_word(pair: Pair, shop: Shop, receiv
     await eventually(pair.nothing_owed)
 
 
+@pytest.mark.torture
 async def test_the_old_primary_strays(pair: Pair, shop: Shop, receiver: Receiver, daemon: Process) -> None:
     """It comes back and takes writes, as if nothing had been. Though it is named first, and for a while the only one that
     answers, nothing is read from it and nothing written there; nor by a daemon that starts then."""

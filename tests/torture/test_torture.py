@@ -24,7 +24,14 @@ def place(authority: trustme.CA, ca_file: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.parametrize(
     ("profile", "seed", "trials"),
-    [("quiet", 1, 20), ("kills", 1, 6), ("processes", 3, 3), ("databases", 1, 3), ("commands", 1, 6)],
+    [
+        ("kills", 1, 5),
+        ("databases", 1, 2),
+        ("commands", 1, 3),
+        pytest.param("quiet", 1, 50, marks=pytest.mark.torture),
+        pytest.param("processes", 3, 4, marks=pytest.mark.torture),
+        pytest.param("failovers", 1, 1, marks=pytest.mark.torture),
+    ],
 )
 async def test_nothing_is_lost(place: Place, profile: str, seed: int, trials: int) -> None:
     """All that was committed arrives, signed and as it was, or has its end written down; what comes twice was cut by a fault;
