@@ -16,8 +16,6 @@ from tests.torture.ledger import Fault
 from tests.torture.world import World, recovered
 
 Strike = Callable[[World, random.Random], Awaitable[None]]
-# Seconds before and after, in which what was answered may be somebody else's already, or not written.
-_SLACK = 2.0
 _OF_DAEMONS = """
     select pid from pg_stat_activity
     where datname = current_database() and application_name like 'bisd%' and pid <> pg_backend_pid()
@@ -35,7 +33,7 @@ _LOCKS = (
 @asynccontextmanager
 async def _struck(world: World, name: str) -> AsyncIterator[Fault]:
     """A fault for as long as it lasts, which concerns everybody."""
-    fault = world.ledger.strike(Fault(name, cuts=True, slack=_SLACK, touched=world.steady()))
+    fault = world.ledger.strike(Fault(name, cuts=True, touched=world.steady()))
     yield fault
     fault.end()
 

@@ -8,6 +8,8 @@ from time import monotonic
 # A delivery: webhook id, event id. And what happened to a notification: its number, the topic.
 Pair = tuple[int, int]
 Happening = tuple[int, str]
+# Seconds within which, on a machine that is busy with much else, an answer is read and its outcome written.
+SLACK = 2.0
 
 
 @dataclass(slots=True)
@@ -43,7 +45,7 @@ class Fault:
 
     name: str
     cuts: bool
-    slack: float = 0.5
+    slack: float = SLACK
     pid: int | None = None
     touched: frozenset[int] = frozenset()
     began: float = field(default_factory=monotonic)

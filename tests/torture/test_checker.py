@@ -161,12 +161,12 @@ def test_what_is_broken_is_seen(breaking: Callable[[Ledger, Facts], None], sente
 @pytest.mark.parametrize(
     ("fault", "excused"),
     [
-        (Fault("kill", cuts=True, began=_AT + 0.5, ended=_AT + 0.6), True),
-        (Fault("kill", cuts=True, began=_AT + 0.5, ended=_AT + 0.6, pid=1), True),
-        (Fault("kill of another", cuts=True, began=_AT + 0.5, ended=_AT + 0.6, pid=2), False),
+        (Fault("kill", cuts=True, slack=0.5, began=_AT + 0.5, ended=_AT + 0.6), True),
+        (Fault("kill", cuts=True, slack=0.5, began=_AT + 0.5, ended=_AT + 0.6, pid=1), True),
+        (Fault("kill of another", cuts=True, slack=0.5, began=_AT + 0.5, ended=_AT + 0.6, pid=2), False),
         (Fault("SIGTERM", cuts=False, began=_AT + 0.5, ended=_AT + 0.6), False),
-        (Fault("too late", cuts=True, began=_AT + 0.9, ended=_AT + 1.0), False),
-        (Fault("too early", cuts=True, began=_AT - 5.0, ended=_AT - 4.0), False),
+        (Fault("too late", cuts=True, slack=0.5, began=_AT + 0.9, ended=_AT + 1.0), False),
+        (Fault("too early", cuts=True, slack=0.5, began=_AT - 5.0, ended=_AT - 4.0), False),
     ],
     ids=lambda value: value.name if isinstance(value, Fault) else "",
 )
