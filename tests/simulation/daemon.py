@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 
-# Seconds in which a daemon learns that its session was ended.
-_TOLD = 0.05
+# Seconds in which a daemon that runs learns that its session was ended.
+TOLD = 0.05
 
 
 @cache
@@ -190,7 +190,7 @@ class Daemon:
         self._tasks.abandon()
 
     def _session_ended(self, what: str, idle: bool) -> None:
-        self.fault(_TOLD)
+        self.fault(TOLD)
         if what == "intake" and not idle:
             self.ended_at = self._world.timeline.now
 

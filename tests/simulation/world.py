@@ -14,7 +14,7 @@ import structlog
 
 from bisd import fleet, intake
 from bisd.delivery import arrival, writeback
-from tests.simulation.daemon import Daemon
+from tests.simulation.daemon import TOLD, Daemon
 from tests.simulation.database import Hook, Transaction
 from tests.simulation.plan import Plan, draw
 from tests.simulation.receivers import Receivers
@@ -179,7 +179,7 @@ class World:
     def _hang(self, which: float, lasting: float) -> None:
         daemon = self._daemon(which)
         if daemon is not None:
-            daemon.fault(lasting)
+            daemon.fault(lasting + TOLD)
             daemon.loop.stop()
             self.timeline.after(lasting, daemon.loop.go_on)
 
