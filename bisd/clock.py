@@ -26,6 +26,10 @@ class Clock:
         self._heard_at = self._ticks()
         self._asked_at = asked_at
 
+    def answered(self, asked_at: float) -> None:
+        """The database has answered a question that was asked then, whatever it was about."""
+        self._asked_at = asked_at
+
     def now(self) -> datetime:
         return self._heard + timedelta(seconds=self._ticks() - self._heard_at)
 

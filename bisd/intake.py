@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
+from datetime import datetime
 from time import monotonic
 
 import asyncpg
 
 from bisd import db, log
-from bisd.clock import Clock
+from bisd.clock import Clock, ticks
 from bisd.delivery.arrival import Arrival, Arrivals, Cadence
 from bisd.delivery.lane import BEGINNING, END
 from bisd.errors import KeyUnreadableError
-from bisd.fleet import UNREAD, Fleet, mask
+from bisd.fleet import UNREAD, Fleet, is_sure, mask
 from bisd.health import Report
 from bisd.keyring import Keyring
 from bisd.lanes import Lanes
@@ -135,7 +136,8 @@ class Session:
         self._report = report
         self._stir = stir
         self._metrics = metrics
-        self._arrival = Arrival(connection, clock.hear)
+        self._clock = clock
+        self._arrival = Arrival(connection, self._hear)
         self._cadence = Cadence()
         self._open: frozenset[int] = frozenset()
         self._tend_at = self._beat_at = self._look_at = self._rested_at = 0.0
@@ -161,6 +163,24 @@ class Session:
             self._wake()
             if not self._lanes.starving:
                 await self._pause()
+
+    async def _fetch(self, name: str, *arguments: object) -> list[asyncpg.Record]:
+        """What queries/<name>.sql answers: as good a sign as a look that the session, and what we hold, is still ours. A slow
+        database takes seconds from one look to the next."""
+        asked_at = ticks()
+        rows = await self._connection.fetch(db.query(name), *arguments)
+        sure = is_sure(self._clock)
+        self._clock.answered(asked_at)
+        if not sure:
+            self._wake()
+        return rows
+
+    def _hear(self, database_now: datetime, asked_at: float) -> None:
+        """Whoever waits for us to be sure again need not wait for what this look found to be dealt with."""
+        sure = is_sure(self._clock)
+        self._clock.hear(database_now, asked_at)
+        if not sure:
+            self._wake()
 
     def _ring(self, *_: object) -> None:
         self._metrics.bells += 1
@@ -210,7 +230,7 @@ class Session:
         """Lanes for what these shards owe. From here on a webhook without a lane owes nothing but what arrives. The first
         of many need not wait for the last."""
         if shards:
-            owing = [row["webhook_id"] for row in await self._connection.fetch(db.query("owing"), mask(shards))]
+            owing = [row["webhook_id"] for row in await self._fetch("owing", mask(shards))]
             for ids in (owing[at : at + _OPEN_AT_ONCE] for at in range(0, len(owing), _OPEN_AT_ONCE)):
                 for webhook in await self._webhooks(ids):
                     self._lanes.put(webhook, BEGINNING)
@@ -253,7 +273,7 @@ class Session:
     async def _test_owed(self, shards: int) -> None:
         """The tests that the table holds."""
         self._lanes.begin_read()
-        await self._test([Delivery(*row) for row in await self._connection.fetch(db.query("tests"), shards)])
+        await self._test([Delivery(*row) for row in await self._fetch("tests", shards)])
 
     async def _test(self, tests: list[Delivery]) -> None:
         if tests:
@@ -268,8 +288,8 @@ class Session:
         if not asked:
             return
         self._lanes.begin_read()
-        rows = await self._connection.fetch(
-            db.query("refill"),
+        rows = await self._fetch(
+            "refill",
             [lane.webhook.id for lane, _ in asked],
             [lane.horizon[0] for lane, _ in asked],
             [lane.horizon[1] for lane, _ in asked],
@@ -280,7 +300,7 @@ class Session:
         self._lanes.refill(asked, [Delivery(*row) for row in rows])
 
     async def _webhooks(self, ids: list[int]) -> list[Webhook]:
-        return [self._webhook(row) for row in await self._connection.fetch(db.query("webhooks"), ids)] if ids else []
+        return [self._webhook(row) for row in await self._fetch("webhooks", ids)] if ids else []
 
     def _webhook(self, row: asyncpg.Record) -> Webhook:
         """A row of queries/webhooks.sql, its keys opened. What no key can sign is held, and nobody's failure."""

@@ -49,7 +49,7 @@ class Worker:
         self._lanes = lanes
         self.post = post
         self._policy = policy
-        self._writeback = writeback
+        self.writeback = writeback
         self._clock = clock
         self._payloads = False
         self._traces = traces
@@ -61,11 +61,6 @@ class Worker:
         self.post = post
         self._policy = policy
         self._payloads = payloads
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing more should be sent, until what was sent is written."""
-        return self._writeback.full
 
     async def deliver(self, turn: Turn) -> None:
         """One attempt, and all that follows from it."""
@@ -89,7 +84,7 @@ class Worker:
                 span.end(answer, verdict)
             if self._payloads:
                 self._show(delivery, answer)
-        self._writeback.add(Outcome(delivery, began, answer, verdict))
+        self.writeback.add(Outcome(delivery, began, answer, verdict))
         took = self._policy.took(answer)
         if took is Took.NO and not is_sure(self._clock):
             took = Took.OURS  # its time passed while we did nothing, or its shard is another's: who owns that may judge
@@ -99,7 +94,7 @@ class Worker:
         seconds = max(0.0, (ended - began).total_seconds())
         report = self._lanes.finish(delivery, took, ended, _error(answer), seconds)
         if report is not None:
-            self._writeback.report(report)
+            self.writeback.report(report)
         if took is not Took.YES and took is not Took.OURS:
             self._tell(delivery, answer, verdict)
 
@@ -242,10 +237,14 @@ class Workers:
             turn = None if len(self._tasks) > self.most else self._next() or await self._wait()
 
     def _next(self) -> Turn | None:
-        turn = None if self._stopping or self._worker.full or not is_sure(self._clock) else self._lanes.next(self._clock.now())
+        turn = None if self._stopping or not self._may_send() else self._lanes.next(self._clock.now())
         if self._lanes.starving:
             self._refill()
         return turn
+
+    def _may_send(self) -> bool:
+        """Not what may be somebody else's, nor more than can be written down."""
+        return not self._worker.writeback.full and is_sure(self._clock)
 
     async def _wait(self) -> Turn | None:
         """The next turn, when there is one; None to end: enough others wait already."""
@@ -257,8 +256,8 @@ class Workers:
         return await idle
 
     def _set_timer(self) -> None:
-        # While we are not sure, the database's next answer wakes us.
-        due = self._lanes.due() if is_sure(self._clock) else None
+        # While we may not, the database's next answer wakes us.
+        due = self._lanes.due() if self._may_send() else None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

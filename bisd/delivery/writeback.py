@@ -20,7 +20,7 @@ _BATCH = 500
 _LINGER = 0.040
 _LOCATION = 200
 _PUT_OFF = 1.0
-# Once so many outcomes wait, nothing more is sent: a crash would have it all sent again.
+# So many wait at most, and what was in flight: that much a crash would repeat.
 _MOST = 10_000
 
 
@@ -28,7 +28,8 @@ class Writeback:
     """Collects outcomes and settles them.
 
     `written` is told what is in the database: the outcomes of a batch, and which deliveries (webhook id, event id) of it the
-    fence kept as they were, because another owner has dealt with them; and how many seconds the statement took.
+    fence kept as they were, because another owner has dealt with them; and how many seconds the statement took. `full`: so much
+    waits to be written that nothing more should be sent.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Writeback:
         connect: Callable[[], Awaitable[db.Connection]],
         written: Callable[[list[Outcome], set[tuple[int, int]], float], None],
     ) -> None:
+        self.full = False
         self._connect = connect
         self._written = written
         self._connection: db.Connection | None = None
@@ -55,17 +57,13 @@ class Writeback:
         """How many outcomes are not in the database yet."""
         return len(self._waiting) + self._writing
 
-    @property
-    def full(self) -> bool:
-        """Whether so much waits to be written that nothing more should be sent."""
-        return len(self._waiting) >= _MOST
-
     def still(self) -> float:
         """For how many seconds it has tried nothing, though something waits."""
         return 0.0 if self._idle else monotonic() - self._turned_at
 
     def add(self, outcome: Outcome) -> None:
         self._waiting.append(outcome)
+        self.full = len(self._waiting) + self._writing >= _MOST
         self._none.clear()
         self._some.set()
 
@@ -113,6 +111,7 @@ class Writeback:
                     seconds = monotonic() - began
         self.trouble.end()
         self._writing = 0
+        self.full = len(self._waiting) >= _MOST
         if self._reports:
             await self._tell()
         if not self._waiting and not self._reports:

@@ -236,8 +236,8 @@ async def test_lines_are_half_open(
 async def test_the_database_is_slow(
     link: Link, shop: Shop, dsn: str, receiver: Receiver, ca_file: Path, tmp_path: Path
 ) -> None:
-    """Every answer comes half a second late: it delivers, a second or two after the commit, and the watchdog hears of it as
-    often as ever. No connection is given up, and what is sent is sent once."""
+    """Every answer comes half a second late: it delivers, seconds after the commit, and the watchdog hears of it as often as
+    ever. No connection is given up, and what is sent is sent once."""
     deployment = Deployment(tmp_path / "slow.toml", ca_file, link.dsn)
     deployment.set("http", listen="off")
     with manager(tmp_path) as said:
@@ -285,7 +285,7 @@ async def test_somebody_holds_a_lock(what: str, shop: Shop, dsn: str, receiver: 
 
     receiver.answer = when_locked
     async with selling(shop, dsn, receiver) as sales:
-        await receiver.received(10)
+        await receiver.received(3)
         failed_at = monotonic()
         async with shop.connection.transaction():
             await shop.connection.execute(_LOCKS[what])
