@@ -11,8 +11,6 @@ from collections.abc import Callable
 from itertools import count
 from time import monotonic
 
-import asyncpg
-
 from bisd import db
 from tests.torture.ledger import Happening, Ledger
 
@@ -57,7 +55,7 @@ class Application:
                     if connection is None or connection.is_closed():
                         connection = await self._connect()
                     unmarked = await self._transact(connection, account_id, most, unmarked)
-                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                except db.ANY:
                     if connection is not None:
                         connection.terminate()
                         connection = None

@@ -150,7 +150,7 @@ async def _accepts(world: World) -> None:
             async with _session(world) as connection:
                 await connection.fetchval("select 1")
                 return
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+        except db.ANY:
             await asyncio.sleep(0.02)
 
 

@@ -6,8 +6,7 @@ import asyncio
 import random
 from contextlib import suppress
 
-import asyncpg
-
+from bisd import db
 from tests.torture.merchants import HOSTILE, MOODS
 from tests.torture.world import World
 
@@ -30,7 +29,7 @@ async def weather(world: World, rng: random.Random) -> None:
         await asyncio.sleep(rng.uniform(0.2, 1.5))
         world.merchants.moods[rng.choice(moody)] = rng.choice(MOODS)
         world.merchants.moods["hostile0"] = rng.choice(HOSTILE)
-        with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+        with suppress(*db.ANY):
             connection = await world.connect()
             try:
                 await connection.execute(rng.choice(_CHANGES), rng.choice(switched), timeout=5)

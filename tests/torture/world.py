@@ -149,7 +149,7 @@ class World:
                     connection = connection or await self.connect()
                     for pid, shards in await connection.fetch(_HOLDERS, timeout=2):
                         self.holders.update(dict.fromkeys(shards, pid))
-                except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
+                except db.ANY:
                     if connection is not None:
                         connection.terminate()
                         connection = None
