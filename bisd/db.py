@@ -12,7 +12,7 @@ import asyncpg
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from bisd import config as configuration
-from bisd import embedded
+from bisd import embedded, log
 from bisd.config import DatabaseConfig
 from bisd.errors import ServerUnfitError
 from bisd.primary import Connection as Connection
@@ -164,10 +164,39 @@ async def require_session(connection: Connection, connect: Callable[[], Awaitabl
         raise ServerUnfitError(reason=TRANSACTIONS_POOLED)
 
 
-def outliving(lost: Callable[[BaseException], None], longest: float = 1.0) -> AsyncIterator[Any]:
+class Trouble:
+    """What keeps a part of the daemon, named `what`, from the database. The log is told when it begins: that it is lost, or
+    that it refuses what we ask of it, in its own words, as after a change of the schema that nobody should have made."""
+
+    def __init__(self, what: str) -> None:
+        self.refusal: str | None = None
+        self._what = what
+        self._lost = False
+        self._log = log.get()
+
+    def begin(self, fault: BaseException) -> None:
+        """One of ANY was raised."""
+        if isinstance(fault, TRANSIENT):
+            if not self._lost:
+                self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what=self._what)
+        elif self.refusal != str(fault.args[0]):
+            self.refusal = str(fault.args[0])
+            error = type(fault).__name__
+            self._log.error(log.Event.DATABASE_REFUSES, error=error, what=self._what, reason=self.refusal, advice="bisd check")
+        self._lost = True
+
+    def end(self) -> bool:
+        """All is well; whether it was not."""
+        before, self._lost, self.refusal = self._lost, False, None
+        return before
+
+
+def outliving(
+    lost: Callable[[BaseException], None], faults: tuple[type[BaseException], ...] = TRANSIENT, longest: float = 1.0
+) -> AsyncIterator[Any]:
     """Attempts without end at what needs the database, until one succeeds; waits up to `longest` seconds between them.
 
-    `lost` hears of every fault. Only transient faults are outlived: anything else, cancellation included, is raised.
+    `lost` hears of every fault. Only `faults` are outlived: anything else, cancellation included, is raised.
     """
 
     def tell(state: RetryCallState) -> None:
@@ -177,7 +206,7 @@ def outliving(lost: Callable[[BaseException], None], longest: float = 1.0) -> As
 
     return aiter(
         AsyncRetrying(
-            retry=retry_if_exception_type(TRANSIENT),
+            retry=retry_if_exception_type(faults),
             wait=wait_random_exponential(multiplier=0.1, max=longest),
             before_sleep=tell,
             reraise=True,

@@ -61,7 +61,7 @@ class Fleet:
             free = random.sample(members.free, min(wanted, len(members.free)))
             taken = frozenset(record["shard"] for record in await self._connection.fetch(db.query("take_shards"), free))
             self.held |= taken
-        surplus = frozenset(sorted(self.held)[share:])
+        surplus = frozenset(sorted(self.held, key=_scattered)[share:])
         return Tending(taken, surplus)
 
     async def release(self, shards: Iterable[int]) -> None:
@@ -79,6 +79,13 @@ def is_sure(clock: Clock) -> bool:
 def _name() -> str:
     """Where a member runs, as others see it: bisd, process id, host."""
     return f"bisd {os.getpid()} {socket.gethostname()}"[:_NAME_LENGTH]
+
+
+def _scattered(shard: int) -> int:
+    """The shard's bits backwards: neighbours come far apart, and so a shop's few webhooks, whose ids are neighbours, are shared
+    among daemons from the first one on."""
+    bits = (SHARDS - 1).bit_length()
+    return int(f"{shard:0{bits}b}"[::-1], 2)
 
 
 def mask(shards: Iterable[int]) -> int:

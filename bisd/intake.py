@@ -29,8 +29,9 @@ from bisd.model import SHARDS, Delivery, Members, Standing, Webhook
 
 # A little less than two sweeps, so that it is every second one that counts.
 _TEND_EVERY = 1.9
-# After a look, so many times what it took.
+# After a look, so many times what it took, but no longer than the sweep would: a bell shall delay nothing.
 _REST = 3.0
+_LONGEST_REST = 1.0
 _BEAT_EVERY = 30.0
 _REFILL_ROWS = 1000
 _OPEN_AT_ONCE = 500
@@ -62,7 +63,7 @@ class Intake:
         self._session: Session | None = None
         self._stir = asyncio.Event()
         self._turned_at = monotonic()
-        self._lost = False
+        self.trouble = db.Trouble("intake")
         self._log = log.get()
 
     @property
@@ -80,7 +81,7 @@ class Intake:
 
     async def run(self) -> None:
         """Outlives the database; until cancelled."""
-        async for attempt in db.outliving(self._lose):
+        async for attempt in db.outliving(self._lose, db.ANY):
             with attempt:
                 await self._serve()
 
@@ -91,8 +92,7 @@ class Intake:
                 connection, self._keyring, self._lanes, self._clock, self._turn, self._report, self._stir, self._metrics
             )
             await session.begin()
-            if self._lost:
-                self._lost = False
+            if self.trouble.end():
                 self._log.info(log.Event.DATABASE_BACK)
             self.ready.set()
             await session.run()
@@ -111,9 +111,7 @@ class Intake:
 
     def _lose(self, fault: BaseException) -> None:
         self._turned_at = monotonic()
-        if not self._lost:
-            self._lost = True
-            self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="intake")
+        self.trouble.begin(fault)
 
 
 class Session:
@@ -148,6 +146,7 @@ class Session:
 
     async def begin(self) -> None:
         """LISTEN first, then the first snapshot, then the shards and what they owe: nothing falls between."""
+        self._connection.add_termination_listener(self._end)
         await self._connection.add_listener(_CHANNEL, self._ring)
         restamped = await self._connection.fetchval(db.query("restamp"))
         if restamped:
@@ -165,11 +164,11 @@ class Session:
             if not self._lanes.starving:
                 await self._pause()
 
-    async def _fetch(self, name: str, *arguments: object) -> list[asyncpg.Record]:
-        """What queries/<name>.sql answers: as good a sign as a look that the session, and what we hold, is still ours. A slow
-        database takes seconds from one look to the next."""
+    async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        """What it answers; as good a sign as a look that the session, and what we hold, is still ours: a slow database takes
+        seconds from one look to the next."""
         asked_at = ticks()
-        rows = await self._connection.fetch(db.query(name), *arguments)
+        rows = await self._connection.fetch(query, *arguments)
         sure = is_sure(self._clock)
         self._clock.answered(asked_at)
         if not sure:
@@ -188,6 +187,11 @@ class Session:
         self._cadence.rung(monotonic())
         self._rung = True
         self._look_at = self._rested_at
+        self._stir.set()
+
+    def _end(self, *_: object) -> None:
+        """The server has ended the session: somebody else may have our shards now, so this is found out at once."""
+        self._look_at = 0.0
         self._stir.set()
 
     async def _pause(self) -> None:
@@ -226,7 +230,7 @@ class Session:
         """Lanes for what these shards owe. From here on a webhook without a lane owes nothing but what arrives. The first
         of many need not wait for the last."""
         if shards:
-            owing = [row["webhook_id"] for row in await self._fetch("owing", mask(shards))]
+            owing = [row["webhook_id"] for row in await self._fetch(db.query("owing"), mask(shards))]
             for ids in (owing[at : at + _OPEN_AT_ONCE] for at in range(0, len(owing), _OPEN_AT_ONCE)):
                 for webhook in await self._webhooks(ids):
                     self._lanes.put(webhook, BEGINNING)
@@ -244,7 +248,7 @@ class Session:
         arrivals = await self._arrival.look(mask(self._open), UNREAD if began >= self._tend_at else None)
         now = monotonic()
         self._metrics.looked(now - began, len(arrivals.deliveries) + len(arrivals.tests))
-        self._rested_at = now + _REST * (now - began)
+        self._rested_at = now + min(_REST * (now - began), _LONGEST_REST)
         self._look_at = self._rested_at if self._rung else now + self._cadence.wait(self._arrival.snapshot, began, now)
         await self._open_lanes(arrivals)
         self._lanes.arrive(arrivals.deliveries)
@@ -269,7 +273,7 @@ class Session:
     async def _test_owed(self, shards: int) -> None:
         """The tests that the table holds."""
         self._lanes.begin_read()
-        await self._test([Delivery(*row) for row in await self._fetch("tests", shards)])
+        await self._test([Delivery(*row) for row in await self._fetch(db.query("tests"), shards)])
 
     async def _test(self, tests: list[Delivery]) -> None:
         if tests:
@@ -285,7 +289,7 @@ class Session:
             return
         self._lanes.begin_read()
         rows = await self._fetch(
-            "refill",
+            db.query("refill"),
             [lane.webhook.id for lane, _ in asked],
             [lane.horizon[0] for lane, _ in asked],
             [lane.horizon[1] for lane, _ in asked],
@@ -296,7 +300,7 @@ class Session:
         self._lanes.refill(asked, [Delivery(*row) for row in rows])
 
     async def _webhooks(self, ids: list[int]) -> list[Webhook]:
-        return [self._webhook(row) for row in await self._fetch("webhooks", ids)] if ids else []
+        return [self._webhook(row) for row in await self._fetch(db.query("webhooks"), ids)] if ids else []
 
     def _webhook(self, row: asyncpg.Record) -> Webhook:
         """A row of queries/webhooks.sql, its keys opened. What no key can sign is held, and nobody's failure."""

@@ -216,6 +216,8 @@ class Lanes:
                 self._give(lane, delivery, now)
                 return Turn(lane.webhook, delivery, now)
             self._sleep(lane, now)
+            if self._aside:
+                self._doubt(lane)  # the room that it leaves is the next one's
         return None
 
     def due(self) -> datetime | None:
@@ -274,14 +276,17 @@ class Lanes:
         lane.doubted = doubted
         own = self._aside_twice.pop(lane.webhook.id, None)
         for aside, most in ((self._aside, self._most_doubted), (self._aside_twice, self._most_doubted_twice)):
-            for _ in range(min(len(aside), most - self._doubted)):
-                self._recall(aside.pop(next(iter(aside))))
+            room = most - self._doubted
+            while aside and room > 0:
+                room -= self._recall(aside.pop(next(iter(aside))))
         if own is not None:  # last: others have waited longer
             self._recall(own)
 
-    def _recall(self, lane: Lane) -> None:
+    def _recall(self, lane: Lane) -> bool:
+        """Whether it is in line again: it may have nothing to send any more."""
         lane.queued = False
         self._feed(lane)
+        return lane.queued
 
     def _feed(self, lane: Lane) -> None:
         """Puts a lane in line, for a turn and for a refill, if it wants one."""

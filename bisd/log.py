@@ -44,6 +44,7 @@ class Event(StrEnum):
     STOPPED = "stopped"
     SCHEMA_DRIFTED = "schema_drifted"  # count, things
     DATABASE_LOST = "database_lost"  # error, what
+    DATABASE_REFUSES = "database_refuses"  # error, what, reason, advice
     DATABASE_BACK = "database_back"
     SHARDS_TAKEN = "shards_taken"  # count, held, members
     SHARDS_RELEASED = "shards_released"  # count, held, members

@@ -33,7 +33,7 @@ from bisd.reload import Parts, Reload, apply, limits
 from bisd.sessions import Sessions
 from bisd.vigil import Vigil
 from bisd.vitals import Vitals
-from bisd.worker import Worker, Workers
+from bisd.worker import Worker, Workers, hear
 
 if TYPE_CHECKING:
     from bisd.traces import Traces
@@ -258,13 +258,7 @@ class Service:
         """What the lanes must know of a batch that is in the database, and what is counted of it."""
         if outcomes:
             self.metrics.written(outcomes, fenced, seconds)
-        for outcome in outcomes:
-            delivery = outcome.delivery
-            if (delivery.webhook_id, delivery.event_id) in fenced:
-                self._lanes.written(delivery, None)
-                self._lanes.reread(delivery.webhook_id, delivery.owed_since)
-            else:
-                self._lanes.written(delivery, outcome.owed())
+        hear(self._lanes, outcomes, fenced)
         self._wake()
 
 

@@ -13,7 +13,8 @@ _PATIENCE = 0.2
 
 
 def notify(state: str) -> bool:
-    """Sends `state` (READY=1, STOPPING=1, STATUS=...) to the manager that started us; False if none did or it is gone."""
+    """Sends `state` (READY=1, STOPPING=1, STATUS=...) to the manager that started us; False if none did, or it is gone, or does
+    not listen."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False
@@ -28,7 +29,7 @@ def notify(state: str) -> bool:
 
 @cache
 def _datagrams() -> socket.socket:
-    """Open from the first word to the end: that we live has to be told when no descriptor is left, too."""
+    """Opened once: a daemon that has no file descriptors left is alive, and must be able to say so."""
     datagrams = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     datagrams.settimeout(_PATIENCE)
     return datagrams

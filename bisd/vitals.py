@@ -95,6 +95,8 @@ class Vitals:
         unwritten = len(self._writeback)
         if self._stopping:
             return f"stopping, {in_flight} in flight, {unwritten} to be written"
+        if refusal := self._refusal():
+            return f"{refusal}; {unwritten} to be written"
         if not self._intake.ready.is_set():
             return f"waiting for the database, {unwritten} to be written"
         count = self._lanes.count()
@@ -118,12 +120,21 @@ class Vitals:
             reasons.append("it does not listen yet, or has not looked yet")
         elif shards == 0:
             reasons.append("no shard is ours: other daemons hold all of them")
+        if refusal := self._refusal():
+            reasons.append(refusal)
         if self._stopping:
             reasons.append("it is stopping")
         return Condition(reasons, {
             "version": __version__, "schema": self._schema, "connected": connected, "listening": listening,
             "shards": shards, "members": 0 if fleet is None else fleet.members,
         })  # fmt: skip
+
+    def _refusal(self) -> str | None:
+        """What the database has to say to what we ask of it, if it is not ours any more."""
+        refusal = self._intake.trouble.refusal or self._writeback.trouble.refusal
+        if refusal is None:
+            return None
+        return f"the database refuses what we ask of it ({refusal}): `bisd check` says what differs"
 
     def collect(self) -> Iterator[Metric]:
         """As they are now."""

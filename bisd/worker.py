@@ -7,7 +7,7 @@ is something to send, up to `max_in_flight`; they stay for the next delivery rat
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, assert_never
 
@@ -90,7 +90,9 @@ class Worker:
             took = Took.OURS  # its time passed while we did nothing, or its shard is another's: who owns that may judge
         if took is not Took.YES or not self._lanes.outage.quiet:
             self._watch(took, ended, answer)
-        report = self._lanes.finish(delivery, took, ended, _error(answer), (ended - began).total_seconds())
+        # What we know of the database's clock may go back by as much as an answer of it was late.
+        seconds = max(0.0, (ended - began).total_seconds())
+        report = self._lanes.finish(delivery, took, ended, _error(answer), seconds)
         if report is not None:
             self.writeback.report(report)
         if took is not Took.YES and took is not Took.OURS:
@@ -148,6 +150,18 @@ def _error(answer: Answer | None) -> str:
 def _text(octets: bytes) -> str:
     """As much of it as a line of journald holds."""
     return octets[:_SHOWN].decode("utf-8", "replace")
+
+
+def hear(lanes: Lanes, outcomes: Iterable[Outcome], fenced: Container[tuple[int, int]]) -> None:
+    """Tells the lanes what is in the database: these outcomes, but for the deliveries (webhook id, event id) that the fence
+    kept as they were. Those are read again, as whoever has dealt with them left them."""
+    for outcome in outcomes:
+        delivery = outcome.delivery
+        if (delivery.webhook_id, delivery.event_id) in fenced:
+            lanes.written(delivery, None)
+            lanes.reread(delivery.webhook_id, delivery.owed_since)
+        else:
+            lanes.written(delivery, outcome.owed())
 
 
 class Workers:

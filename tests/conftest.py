@@ -11,7 +11,7 @@ import pytest
 import trustme
 import uvloop
 
-from bisd import db, log
+from bisd import db, log, systemd
 from tests.support import hostile as hostile_module
 from tests.support.api import Api, serving
 from tests.support.cli import Run
@@ -28,6 +28,13 @@ def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEv
 @pytest.fixture(autouse=True)
 def _logging() -> None:
     log.configure("warning", "json")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _words_for_systemd() -> Iterator[None]:
+    """The daemon's socket for them stays open for as long as its process does."""
+    yield
+    systemd._datagrams().close()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from bisd.delivery.lane import END
 from bisd.health import Limits
 from bisd.lanes import Lanes
 from bisd.model import Delivery, Took
-from tests.support.table import START, seconds, webhook
+from tests.support.table import START, delivery, seconds, webhook
 
 LIMITS = Limits(failing_for=seconds(1e9), min_attempts=10)
 WEBHOOKS, TIMEOUT, HEALTHY = 1000, 15.0, 0.01
@@ -67,3 +67,20 @@ def test_receivers_that_begin_to_hang_together_hold_up_others_for_a_timeout_at_m
     """They were trusted, and take what there is; once that has timed out they have a part, and nobody waits any more."""
     waits = wait_of_the_healthy(set(range(900)), 1200, 60, hang_from=10.0)
     assert max(wait for due, wait in waits if due < 10 or due > 10 + 2 + TIMEOUT) == 0.0
+
+
+@pytest.mark.parametrize("others", ["not due yet", "switched off"])
+def test_who_is_called_and_has_nothing_to_send_leaves_its_place_to_the_next(others: str) -> None:
+    """Those that wait for room are called one after the other until one of them takes it: none is left waiting for ever."""
+    lanes = Lanes(32, LIMITS, in_flight=1)
+    for number in (1, 2, 3):
+        lanes.put(webhook(number), END)
+    lanes.arrive([delivery(1, 1), delivery(2, 2, due=60 if others == "not due yet" else 0), delivery(3, 3)])
+    first = lanes.next(START)
+    assert (first is not None, None) == (True, lanes.next(START))
+    if others == "switched off":
+        lanes.put(webhook(2, live=False), END)
+    assert first is not None
+    lanes.finish(first.delivery, Took.YES, START, "")
+    following = lanes.next(START)
+    assert (3, None) == (following and following.webhook.id, lanes.next(START))

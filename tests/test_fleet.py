@@ -16,8 +16,10 @@ import trustme
 from aiohttp import web
 
 from bisd import db
+from bisd.delivery import arrival
 from bisd.delivery.arrival import Arrival
 from bisd.fleet import UNREAD, Fleet, Tending, mask
+from bisd.service import Service
 from tests.support.daemon import Process, configure, running
 from tests.support.link import Link
 from tests.support.postgres import Server
@@ -69,6 +71,8 @@ async def test_one_holds_all_two_share(member: Callable[[], asyncio.Future[Membe
     await first.fleet.release(surplus)
     await second.tend()
     assert (first.fleet.held | second.fleet.held, first.fleet.held & second.fleet.held) == (frozenset(range(64)), frozenset())
+    # A shop with ten webhooks has work for both.
+    assert [len(one.fleet.held & frozenset(range(1, 11))) for one in (first, second)] == [5, 5]
     third = await member()
     for one in (first, second):
         await one.fleet.release((await one.tend()).surplus)
@@ -97,12 +101,12 @@ async def test_a_member_that_stops_reading_is_ended(member: Callable[[], asyncio
     await watcher.tend(timedelta(hours=1))
     assert watcher.fleet.members == 3
     await watcher.tend(timedelta(0))
-    await eventually(lambda: _members(watcher, 2))
+    await eventually(lambda: _counts(watcher, 2))
     stuck.terminate()
     assert isinstance((await asyncio.gather(asking, return_exceptions=True))[0], db.TRANSIENT)
 
 
-async def _members(member: Member, number: int) -> bool:
+async def _counts(member: Member, number: int) -> bool:
     await member.tend()
     return member.fleet.members == number
 
@@ -196,6 +200,36 @@ async def test_a_restarted_database_loses_nothing(authority: trustme.CA, ca_file
         await shop.connection.close()
     finally:
         await asyncio.to_thread(server.remove)
+
+
+async def test_a_session_that_is_ended_is_replaced_at_once(
+    shop: Shop, ca_file: Path, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the daemon would have slept: until it knows, it sends what may be somebody else's by then."""
+    monkeypatch.setattr(arrival, "_SWEEP", 3600.0)
+    async with running(configure(ca_file), dsn) as service:
+        await eventually(lambda: _sleeps(service))
+        before = await _members(shop)
+        await shop.connection.execute("select pg_terminate_backend($1)", before[0])
+        await eventually(lambda: _is_another(shop, before))
+
+
+async def _members(shop: Shop) -> list[int]:
+    """Which processes of the server serve the fleet's sessions."""
+    rows = await shop.connection.fetch(
+        "select pid from pg_locks where locktype = 'advisory' and classid = 1651143524 and objid = 64 "
+        "and database = (select oid from pg_database where datname = current_database())"
+    )
+    return [row["pid"] for row in rows]
+
+
+async def _sleeps(service: Service) -> bool:
+    return service._intake.still() > 0.5
+
+
+async def _is_another(shop: Shop, before: list[int]) -> bool:
+    now = await _members(shop)
+    return len(now) == 1 and now != before
 
 
 async def test_of_several_hosts_it_works_with_the_one_that_takes_writes(

@@ -94,6 +94,26 @@ async def _more(said: Callable[[], bool]) -> bool:
     return said()
 
 
+async def test_mending_hides_nothing(shop: Shop, connect: Connect) -> None:
+    """Whoever asks for the first time, while what the default partition holds is about to be in another one, is told all of it:
+    a daemon that found a delivery without its event would give it up."""
+    await shop.connection.execute(_FORGET)
+    await shop.notify(1_000)
+    mending, asking = await connect(), await connect()
+    moving = mending.transaction()
+    await moving.start()
+    await mending.execute("select bisd.make_partitions(7)")
+    answer = asyncio.ensure_future(asking.fetchval("select count(*) from bisd.event"))
+    await eventually(lambda: _waits(shop, asking))
+    await moving.commit()
+    assert await answer == 1_000
+
+
+async def _waits(shop: Shop, connection: db.Connection) -> bool:
+    query = "select wait_event_type = 'Lock' from pg_stat_activity where pid = $1"
+    return bool(await shop.connection.fetchval(query, connection.get_server_pid()))
+
+
 async def test_one_at_a_time(shop: Shop, connect: Connect) -> None:
     """Five daemons that tend partitions at once make each of them once, and drop each of them once."""
     await shop.connection.execute(_FORGET)

@@ -164,3 +164,11 @@ def test_previous_key_stops_signing_when_its_time_is_over(after: int, signatures
     assert signatures == len(message.headers["webhook-signature"].split(" "))
     assert (signatures == 2) == ("X-BIS-Signature-Previous" in message.headers)
     assert sign(KEY, BODY) == message.headers["X-BIS-Signature"]
+
+
+@pytest.mark.parametrize("trace", [None, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"])
+def test_the_trace_of_the_application_goes_on(trace: str | None) -> None:
+    """As W3C Trace Context writes it, where the application gave one; otherwise there is no such header."""
+    headers = compose(WEBHOOK, DELIVERY._replace(traceparent=trace), NOW).headers
+    assert trace == headers.get("traceparent")
+    assert HEADERS | ({"traceparent"} if trace else set()) == headers.keys()

@@ -11,6 +11,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+import psutil
 import pytest
 from aiohttp import web
 
@@ -141,6 +142,21 @@ async def test_the_watchdog_stops_when_a_loop_does(
 
 async def _passed(began: float, seconds: float) -> bool:
     return time.monotonic() - began >= seconds
+
+
+async def test_the_watchdog_needs_no_descriptors(deployment: Deployment, tmp_path: Path) -> None:
+    """A daemon that may not open one file more goes on saying that it is alive, and how it is."""
+    with manager(tmp_path) as said:
+        async with Unit(said, deployment.file, WATCHDOG_USEC="900000") as unit:
+            await said.hears("READY")
+            process = psutil.Process(unit.pid)
+            before = process.rlimit(psutil.RLIMIT_NOFILE)
+            process.rlimit(psutil.RLIMIT_NOFILE, (3, before[1]))
+            await said.hears("WATCHDOG", len(said.named("WATCHDOG")) + 8)
+            await said.hears("STATUS", len(said.named("STATUS")) + 1)
+            process.rlimit(psutil.RLIMIT_NOFILE, before)
+            unit.send(signal.SIGTERM)
+            assert await unit.ended() == 0
 
 
 async def test_the_watchdog_does_not_mind_the_database(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 
@@ -106,6 +107,13 @@ def test_jitter_only_lengthens_and_by_at_most_its_share(attempts: int, jitter: f
     """What failed together returns apart, never before its step and never more than the share later."""
     retry = RetryConfig(schedule=[timedelta(seconds=step)], jitter=jitter, max_attempts=1000)
     assert 0 <= wait(retry, attempts) - step <= step * jitter + 1e-6
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.25, 1.0])
+def test_jitter_is_a_share_of_the_wait_by_chance(chance: float) -> None:
+    """The chance is the one that was given: who gives it knows when the next attempt is."""
+    policy = Policy(DeliveryConfig(), replace(EXACT, jitter=0.4), lambda: chance)
+    assert Retry(NOW + timedelta(seconds=60 * (1 + 0.4 * chance))) == policy.judge(WEBHOOK, delivery(1), answer(500), NOW)
 
 
 def test_jitter_spreads() -> None:
@@ -346,3 +354,8 @@ def test_retry_after_dates_count_from_now(seconds: int) -> None:
     """An HTTP date is as long as it is away from the database's clock."""
     text = format_datetime(NOW + timedelta(seconds=seconds), usegmt=True)
     assert timedelta(seconds=seconds) == parse_retry_after(text, NOW)
+
+
+def test_a_date_that_is_now_asks_for_nothing() -> None:
+    """Nor does one that has passed: the schedule alone says when, without the margin of who was asked to wait."""
+    assert None is parse_retry_after(format_datetime(NOW, usegmt=True), NOW)

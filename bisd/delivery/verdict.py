@@ -137,11 +137,10 @@ def parse_retry_after(text: str, now: datetime) -> timedelta | None:
     """RFC 9110, 10.2.3: seconds, or a date. None for what is neither, or lies in the past; at most ten years."""
     text = text.strip()
     longest = timedelta(days=3650)
-    if re.fullmatch(r"[0-9]{1,100}", text, re.ASCII):
+    if re.fullmatch(r"[0-9]{1,100}", text):
         return min(timedelta(seconds=min(int(text), int(longest.total_seconds()))), longest)
     try:
-        date = parsedate_to_datetime(text)
-        wait = date - now if date.tzinfo is not None else None
-    except (ValueError, TypeError, OverflowError):
+        wait = parsedate_to_datetime(text) - now
+    except (ValueError, TypeError, OverflowError):  # TypeError: a date without a zone
         return None
-    return min(wait, longest) if wait is not None and wait > timedelta(0) else None
+    return min(wait, longest) if wait > timedelta(0) else None

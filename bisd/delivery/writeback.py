@@ -45,7 +45,7 @@ class Writeback:
         self._writing = 0
         self._reports: dict[int, Report] = {}
         self._put_off: dict[int, Report] = {}
-        self._lost = False
+        self.trouble = db.Trouble("writeback")
         self._idle = True
         self._turned_at = monotonic()
         self._some = asyncio.Event()
@@ -100,7 +100,7 @@ class Writeback:
         rows: list[asyncpg.Record] = []
         seconds = 0.0
         columns = list(zip(*map(_row, batch), strict=True))
-        async for attempt in db.outliving(self._lose):
+        async for attempt in db.outliving(self._lose, db.ANY):
             with attempt:
                 self._turned_at = monotonic()
                 if self._connection is None:
@@ -109,7 +109,7 @@ class Writeback:
                     began = monotonic()
                     rows = await self._connection.fetch(db.query("settle"), *columns)
                     seconds = monotonic() - began
-        self._lost = False
+        self.trouble.end()
         self._writing = 0
         self.full = len(self._waiting) >= _MOST
         if self._reports:
@@ -132,7 +132,7 @@ class Writeback:
             if self._connection is not None:
                 try:
                     told = await self._connection.fetchval(db.query("report"), *_report(report))
-                except db.TRANSIENT as fault:
+                except db.ANY as fault:
                     self._lose(fault)
             if not told:
                 self._put_off.setdefault(webhook_id, report)
@@ -148,9 +148,7 @@ class Writeback:
                 self.report(report)
 
     def _lose(self, fault: BaseException) -> None:
-        if not self._lost:
-            self._lost = True
-            self._log.warning(log.Event.DATABASE_LOST, error=type(fault).__name__, what="writeback")
+        self.trouble.begin(fault)
         if self._connection is not None:
             self._connection.terminate()
             self._connection = None

@@ -71,20 +71,41 @@ class Process:
             """
         )
         self._process: asyncio.subprocess.Process
+        self._notifications: socket.socket
 
     async def start(self, *before: str) -> None:
         """Returns when it says READY=1. `before`: a command that starts it, with its options."""
+        await self.launch(*before, sys.executable, "-m", "bisd")
+        async with asyncio.timeout(30):
+            assert await self.ready(), self.log
+
+    async def launch(self, *program: str) -> None:
+        """Starts it, by the command that is bisd, and does not wait for it."""
         self._socket.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as notifications:
-            notifications.bind(str(self._socket))
-            with self._log.open("ab") as log:
-                self._process = await asyncio.create_subprocess_exec(
-                    *before, sys.executable, "-m", "bisd", "--config", str(self._config), "run",
-                    stdout=log, stderr=log, env=os.environ | {"NOTIFY_SOCKET": str(self._socket)} | self._environment,
-                )  # fmt: skip
-            async with asyncio.timeout(30):
-                while await asyncio.get_running_loop().sock_recv(notifications, 4096) != b"READY=1":
-                    pass
+        self._notifications = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._notifications.bind(str(self._socket))
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                *program, "--config", str(self._config), "run",
+                stdout=log, stderr=log, env=os.environ | {"NOTIFY_SOCKET": str(self._socket)} | self._environment,
+            )  # fmt: skip
+
+    async def ready(self) -> bool:
+        """Waits until it says READY=1; False if it ended before."""
+        ended = asyncio.ensure_future(self._process.wait())
+        try:
+            with self._notifications:
+                while True:
+                    said = asyncio.ensure_future(asyncio.get_running_loop().sock_recv(self._notifications, 4096))
+                    await asyncio.wait({said, ended}, return_when=asyncio.FIRST_COMPLETED)
+                    if not said.done():
+                        said.cancel()
+                        await asyncio.wait({said})
+                        return False
+                    if said.result() == b"READY=1":
+                        return True
+        finally:
+            ended.cancel()
 
     async def stop(self) -> int:
         """SIGTERM; its exit status."""
@@ -92,19 +113,33 @@ class Process:
 
     def suspend(self) -> None:
         """SIGSTOP: it hangs, and its kernel goes on answering for it."""
-        self._process.send_signal(signal.SIGSTOP)
+        self.send(signal.SIGSTOP)
 
     def resume(self) -> None:
-        self._process.send_signal(signal.SIGCONT)
+        self.send(signal.SIGCONT)
 
     async def kill(self) -> int:
         return await self._end(signal.SIGKILL)
 
     async def _end(self, number: signal.Signals) -> int:
+        self.send(number)
+        async with asyncio.timeout(40):
+            return await self.ended()
+
+    def send(self, number: signal.Signals) -> None:
+        """Unless it has ended."""
         if self._process.returncode is None:
             self._process.send_signal(number)
-        async with asyncio.timeout(40):
-            return await self._process.wait()
+
+    async def ended(self) -> int:
+        """Waits for its end; its exit status."""
+        status = await self._process.wait()
+        self._notifications.close()
+        return status
+
+    @property
+    def runs(self) -> bool:
+        return self._process.returncode is None
 
     @property
     def pid(self) -> int:

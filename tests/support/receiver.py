@@ -33,7 +33,8 @@ class Got:
 
 
 class Receiver:
-    """Answers with the statuses in `statuses`, one after the other, and then with 200; or as `answer` says."""
+    """Answers with the statuses in `statuses`, one after the other, and then with 200; or as `answer` says. `begun` is called
+    when the headers of a request are there."""
 
     def __init__(self, authority: trustme.CA, *names: str, until: datetime | None = None) -> None:
         """Its certificate is for `names`, this machine if there are none, and ends at `until`."""
@@ -41,6 +42,7 @@ class Receiver:
         self.statuses: list[int] = []
         self.headers: dict[str, str] = {}
         self.answer: Answer | None = None
+        self.begun: Callable[[web.Request], None] = lambda _: None
         self.keep_bodies = True
         self.url = ""
         self._changed = asyncio.Condition()
@@ -75,6 +77,7 @@ class Receiver:
         return Counter(got.id for got in self.requests)
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
+        self.begun(request)
         body = await request.read()
         got = Got(request.path_qs, request.headers, body if self.keep_bodies else b"", len(body))
         async with self._changed:

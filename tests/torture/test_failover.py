@@ -4,60 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
 from urllib.parse import urlsplit
 
-import asyncpg
 import pytest
 
-from bisd import db
-from tests.support.cluster import Standby
 from tests.support.daemon import Process
-from tests.support.link import Link
+from tests.support.pair import Pair
 from tests.support.postgres import Server
 from tests.support.receiver import Receiver
 from tests.support.sales import selling
 from tests.support.shop import Shop, eventually
-
-
-class Pair:
-    """A primary, its standby, and the lines that a daemon has to both of them."""
-
-    def __init__(self, primary: Server, standby: Standby, name: str) -> None:
-        self.primary = primary
-        self.standby = standby
-        self.name = name
-        self.first, self.second = Link(primary.dsn(name)), Link(standby.dsn(name))
-
-    @property
-    def dsn(self) -> str:
-        return f"postgresql://postgres@{self.first.address},{self.second.address}/{self.name}"
-
-    async def take_over(self) -> float:
-        """The standby is the primary: since when."""
-        await asyncio.to_thread(self.standby.promote)
-        return monotonic()
-
-    @asynccontextmanager
-    async def asked(self, server: Server | Standby) -> AsyncIterator[db.Connection]:
-        connection = await asyncpg.connect(server.dsn(self.name))
-        yield connection
-        await connection.close()
-
-    async def kept(self) -> set[int]:
-        """The sales that the new primary knows of."""
-        async with self.asked(self.standby) as connection:
-            return {row[0] for row in await connection.fetch("select (body->>'sale')::bigint from bisd.event")}
-
-    async def nothing_owed(self) -> bool:
-        async with self.asked(self.standby) as connection:
-            return bool(await connection.fetchval("select count(*) = 0 from bisd.delivery"))
-
-    async def attempts(self, server: Server | Standby) -> int:
-        async with self.asked(server) as connection:
-            return int(await connection.fetchval("select count(*) from bisd.attempt"))
 
 
 @pytest.fixture
@@ -66,11 +24,9 @@ async def pair() -> AsyncIterator[Pair]:
     name = urlsplit(await primary.create()).path[1:]
     standby = await asyncio.to_thread(primary.standby)
     pair = Pair(primary, standby, name)
-    await pair.first.start()
-    await pair.second.start()
+    await pair.start()
     yield pair
-    await pair.first.stop()
-    await pair.second.stop()
+    await pair.stop()
     await asyncio.to_thread(standby.remove)
     await asyncio.to_thread(primary.remove)
 
@@ -96,7 +52,9 @@ async def _says(daemon: Process, *words: str, times: int = 1) -> bool:
     return sum(all(word in line for word in words) for line in daemon.log.splitlines()) >= times
 
 
-@pytest.mark.parametrize("synchronous", [False, True], ids=["asynchronous", "synchronous"])
+@pytest.mark.parametrize(
+    "synchronous", [pytest.param(False, marks=pytest.mark.torture), True], ids=["asynchronous", "synchronous"]
+)
 async def test_a_standby_takes_over(synchronous: bool, pair: Pair, shop: Shop, receiver: Receiver, daemon: Process) -> None:
     """The primary is gone as at a power cut, under load. Within 10 seconds of the standby's promotion the same process delivers
     what happens there; what was replicated arrives, and where commits waited for that, everything."""
@@ -167,6 +125,7 @@ async def test_the_primary_is_gone_without_a_word(pair: Pair, shop: Shop, receiv
     await eventually(pair.nothing_owed)
 
 
+@pytest.mark.torture
 async def test_the_old_primary_strays(pair: Pair, shop: Shop, receiver: Receiver, daemon: Process) -> None:
     """It comes back and takes writes, as if nothing had been. Though it is named first, and for a while the only one that
     answers, nothing is read from it and nothing written there; nor by a daemon that starts then."""

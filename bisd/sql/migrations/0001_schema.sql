@@ -264,60 +264,78 @@ create table bisd.attempt_default partition of bisd.attempt default;
 -- Partitions of both tables from today to `ahead` days on, named after their UTC day, and of the days before that the default
 -- one has rows of; answers how many are new. Attached, not created in place: attaching asks only for a lock that the
 -- application's inserts do not hold.
+-- What came for a day while it had no partition was kept by the default one, and moves: nearly all of it while others go on
+-- reading and writing, and only for the rest of it do they wait. They wait for the table itself: an insert that has chosen the
+-- default one already and finds that the day is not its own any more would fail; and a query that knows its partitions already
+-- and waits for the default one would find the rows neither there any more nor in the new one, of which it knows nothing. We
+-- wait for less than PostgreSQL does before it looks for a deadlock: were there one, it is we who give up.
 create function bisd.make_partitions(ahead integer) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     today date := (now() at time zone 'UTC')::date;
+    parents text[] := '{}';
+    days date[] := '{}';
     parent text;
-    moment text;
     day date;
-    made integer := 0;
+    moved bigint := 0;
 begin
     perform pg_advisory_xact_lock(hashtext('bisd.partitions'));
     perform set_config('lock_timeout', '2s', true);
     foreach parent in array array['event', 'attempt'] loop
-        moment := case parent when 'event' then 'created_at' else 'attempted_at' end;
-        for day in execute format(
-            'select $1 + n from generate_series(0, $2) n union '
-            '(select distinct (%I at time zone ''UTC'')::date from bisd.%I where %1$I < $1::timestamp at time zone ''UTC'' '
-            'order by 1 limit 100) order by 1', moment, parent || '_default') using today, ahead
+        for day in
+            execute format(
+                'select $1 + n from generate_series(0, $2) n union '
+                '(select distinct (%1$I at time zone ''UTC'')::date from bisd.%2$I where %1$I < $1::timestamp at time zone ''UTC'' '
+                'order by 1 limit 100) order by 1', bisd.partition_key(parent), parent || '_default') using today, ahead
         loop
-            if to_regclass('bisd.' || parent || '_' || to_char(day, 'YYYYMMDD')) is null then
-                perform bisd.make_partition(parent, moment, day);
-                made := made + 1;
-            end if;
+            continue when to_regclass('bisd.' || bisd.partition_name(parent, day)) is not null;
+            execute format('create table bisd.%I (like bisd.%I including defaults including constraints including indexes)',
+                           bisd.partition_name(parent, day), parent);
+            moved := moved + bisd.move_to_partition(parent, day);
+            parents := parents || parent;
+            days := days || day;
         end loop;
     end loop;
-    return made;
+    if moved > 0 or today = any (days) then
+        perform set_config('lock_timeout', '500ms', true);
+        foreach parent in array array['event', 'attempt'] loop
+            continue when parent <> all (parents);
+            execute format('lock table only bisd.%I in access exclusive mode', parent);
+            execute format('lock table bisd.%I in access exclusive mode', parent || '_default');
+        end loop;
+    end if;
+    for n in 1 .. cardinality(days) loop
+        if moved > 0 or today = any (days) then
+            perform bisd.move_to_partition(parents[n], days[n]);
+        end if;
+        execute format('alter table bisd.%I attach partition bisd.%I for values from (%L) to (%L)', parents[n],
+                       bisd.partition_name(parents[n], days[n]), bisd.midnight(days[n]), bisd.midnight(days[n] + 1));
+    end loop;
+    perform set_config('lock_timeout', '2s', true);
+    return cardinality(days);
 end $$;
 
--- What came for this day while it had no partition was kept by the default one, and moves: most of it while others go on
--- writing, and only for the rest of it do they wait. They wait for the table itself: an insert that has chosen the default one
--- already and finds that the day is not its own any more would fail. We wait for less than PostgreSQL does before it looks
--- for a deadlock: were there one, it is we who give up.
-create function bisd.make_partition(parent text, moment text, day date) returns void
+create function bisd.partition_key(parent text) returns text
+language sql immutable as $$ select case parent when 'event' then 'created_at' when 'attempt' then 'attempted_at' end $$;
+
+create function bisd.partition_name(parent text, day date) returns text
+language sql immutable as $$ select parent || '_' || pg_catalog.to_char(day, 'YYYYMMDD') $$;
+
+-- When that UTC day begins.
+create function bisd.midnight(day date) returns timestamptz
+language sql immutable as $$ select day::timestamp at time zone 'UTC' $$;
+
+-- What the default partition has of that day goes to the table that is to be the day's partition; how many rows.
+create function bisd.move_to_partition(parent text, day date) returns bigint
 language plpgsql set search_path = pg_catalog, pg_temp as $$
 declare
-    part text := parent || '_' || to_char(day, 'YYYYMMDD');
-    since timestamptz := day::timestamp at time zone 'UTC';
-    until timestamptz := (day + 1)::timestamp at time zone 'UTC';
-    move text := format(
-        'with kept as (delete from bisd.%1$I where %2$I >= %3$L and %2$I < %4$L returning *) insert into bisd.%5$I select * from kept',
-        parent || '_default', moment, since, until, part);
     moved bigint;
 begin
     execute format(
-        'create table bisd.%I (like bisd.%I including defaults including constraints including indexes)', part, parent);
-    execute move;
+        'with kept as (delete from bisd.%1$I where %2$I >= %3$L and %2$I < %4$L returning *) insert into bisd.%5$I select * from kept',
+        parent || '_default', bisd.partition_key(parent), bisd.midnight(day), bisd.midnight(day + 1), bisd.partition_name(parent, day));
     get diagnostics moved = row_count;
-    if moved > 0 or since <= now() then
-        perform set_config('lock_timeout', '500ms', true);
-        execute format('lock table only bisd.%I in share row exclusive mode', parent);
-        execute format('lock table bisd.%I in access exclusive mode', parent || '_default');
-        execute move;
-    end if;
-    execute format('alter table bisd.%I attach partition bisd.%I for values from (%L) to (%L)', parent, part, since, until);
-    perform set_config('lock_timeout', '2s', true);
+    return moved;
 end $$;
 
 -- Drops the partitions of `parent` whose last day ended before `before`; answers their names. A partition of events in
@@ -345,10 +363,10 @@ begin
         order by c.relname
     loop
         day := to_date(right(part, 8), 'YYYYMMDD');
-        continue when (day + 1)::timestamp at time zone 'UTC' > before;
+        continue when bisd.midnight(day + 1) > before;
         if parent = 'event' then
             execute format('select min(id), max(id) from bisd.%I', part) into first, last;
-            continue when bisd.is_owed(first, last, day::timestamp at time zone 'UTC', (day + 1)::timestamp at time zone 'UTC');
+            continue when bisd.is_owed(first, last, bisd.midnight(day), bisd.midnight(day + 1));
         end if;
         execute format('drop table bisd.%I', part);
         return next part;
