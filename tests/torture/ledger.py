@@ -14,8 +14,8 @@ SLACK = 2.0
 
 @dataclass(slots=True)
 class Request:
-    """One request as its receiver saw it, whole. `stamp`: the second that it is signed for; `sender`: the daemon's process,
-    None where it was gone before we looked; `status`: what it was answered, None where the line was cut before; `late`: the
+    """One request as its receiver saw it, whole. `stamp`: the second that it is signed for; `sender`: the daemon's process;
+    `status`: what it was answered, None where the line was cut before; `late`: the
     answer came when the daemon may have stopped waiting for it."""
 
     pair: Pair
@@ -24,7 +24,7 @@ class Request:
     attempt: int
     stamp: int
     at: float
-    sender: int | None = None
+    sender: int
     status: int | None = None
     answered_at: float = 0.0
     late: bool = False
@@ -56,7 +56,7 @@ class Fault:
     def end(self) -> None:
         self.ended = monotonic()
 
-    def explains(self, sender: int | None, since: float, until: float) -> bool:
+    def explains(self, sender: int, since: float, until: float) -> bool:
         """Whether it may have cut something that was sent by this process between these moments."""
         if not self.cuts or (None not in (self.pid, sender) and self.pid != sender):
             return False

@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-import psutil
-
 from tests.support.daemon import Process
 from tests.support.face import Face
 
@@ -63,8 +61,7 @@ class Seat:
     async def launch(self, trap: tuple[str, int, int] | None = None) -> None:
         """A new daemon, one with a trap if so: at a point, at the n-th time, by this seed. Does not wait until it is ready."""
         self.starts += 1
-        program = ["-m", "bisd"] if trap is None else ["-m", "tests.torture.trap", *map(str, trap)]
-        await self.daemon.launch(sys.executable, *program)
+        await self.daemon.launch(sys.executable, "-m", "tests.torture.trap", *map(str, trap or ()))
 
     async def sit(self) -> None:
         """A new daemon that is ready."""
@@ -76,15 +73,6 @@ class Seat:
     @property
     def runs(self) -> bool:
         return self.daemon.runs
-
-    def ports(self) -> list[int]:
-        """From which its daemon has connections."""
-        if not self.starts:
-            return []
-        try:
-            return [one.laddr.port for one in psutil.Process(self.daemon.pid).net_connections("tcp")]
-        except psutil.NoSuchProcess:
-            return []
 
     async def samples(self) -> dict[str, float]:
         """What its daemon measures, as /metrics shows it."""

@@ -1,5 +1,5 @@
 """bisd, with a trap: where it comes by a named point for the n-th time, it dies as by kill -9. It knows nothing of that itself:
-`python -m tests.torture.trap POINT N SEED`, and then what `bisd` takes.
+`python -m tests.torture.trap POINT N SEED`, or without the three, and then what `bisd` takes. What it sends says who sent it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import random
 import signal
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import asyncpg
 
 from bisd import cli, worker
 from bisd.delivery.arrival import Arrival
+from bisd.delivery.message import compose
 from bisd.delivery.post import Post
 from bisd.delivery.verdict import Policy
 from bisd.delivery.writeback import Writeback
@@ -25,7 +27,10 @@ from bisd.fleet import Fleet
 from bisd.housekeeping import Housekeeping
 from bisd.intake import Session
 from bisd.lanes import Lanes
+from bisd.model import Delivery, Message, Webhook
 from bisd.service import Service
+
+SENDER = "X-Sender"
 
 
 class Point(NamedTuple):
@@ -127,8 +132,21 @@ def _wrapped(function: Callable[..., Any], passed: Callable[[str], None]) -> Cal
     return trapped_there
 
 
+def sign_messages() -> None:
+    """Each request has one header more: the process that it comes from."""
+
+    def signed(webhook: Webhook, delivery: Delivery, now: datetime) -> Message:
+        message = compose(webhook, delivery, now)
+        message.headers[SENDER] = str(os.getpid())
+        return message
+
+    setattr(worker, "compose", signed)  # noqa: B010  (the module does not export it)
+
+
 if __name__ == "__main__":
-    point, passes, seed = sys.argv[1:4]
-    set_trap(POINTS[point], int(passes), random.Random(seed))
-    sys.argv[1:] = sys.argv[4:]
+    sign_messages()
+    if sys.argv[1] in POINTS:
+        point, passes, seed = sys.argv[1:4]
+        del sys.argv[1:4]
+        set_trap(POINTS[point], int(passes), random.Random(seed))
     cli.main()

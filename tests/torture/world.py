@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 
 import asyncpg
 import trustme
@@ -52,16 +51,14 @@ _HOLDERS = """
 _SESSIONS = "select count(*) from pg_stat_activity where datname = current_database() and application_name like 'bisd%'"
 _SETTLED_WITHIN = 90.0
 _HEALED_WITHIN = 15.0
-_JUST_NOW = 0.05
 # Transactions a second of each writer.
 _RATE = 6.0
 
 
 @dataclass
 class World:
-    """`accounts` and `webhooks`: ids by name. `holders`: of each shard the process that was last seen to hold it. `ports`:
-    from which daemons sent, at `ports_at`. `wrong`: a sentence for everything that is not as it should be;
-    `notes`: for what is, and worth telling."""
+    """`accounts` and `webhooks`: ids by name. `holders`: of each shard the process that was last seen to hold it. `wrong`: a
+    sentence for everything that is not as it should be; `notes`: for what is, and worth telling."""
 
     seed: int
     server: Server
@@ -75,8 +72,6 @@ class World:
     accounts: dict[str, int] = field(default_factory=dict)
     webhooks: dict[str, int] = field(default_factory=dict)
     holders: dict[int, int] = field(default_factory=dict)
-    ports: dict[int, int] = field(default_factory=dict)
-    ports_at: float = 0.0
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     only: str | None = None
@@ -91,13 +86,6 @@ class World:
     def fault(self, name: str, *, cuts: bool, pid: int) -> Fault:
         """One that begins now, and concerns this process."""
         return self.ledger.strike(Fault(name, cuts, pid=pid, touched=self.steady(self.held(pid))))
-
-    def sender(self, port: int) -> int | None:
-        """Which daemon has just connected from this port; None if it is gone."""
-        if port not in self.ports or monotonic() - self.ports_at > _JUST_NOW:
-            self.ports = {port: seat.daemon.pid for seat in self.seats for port in seat.ports()}
-            self.ports_at = monotonic()
-        return self.ports.get(port)
 
     def steady(self, shards: frozenset[int] = frozenset(range(SHARDS))) -> frozenset[int]:
         """The webhooks of these shards to which nothing ever happens: by them one can tell that somebody delivers."""
@@ -260,7 +248,6 @@ async def opened(
 
     application = Application(ledger, connect, random.Random(rng.random()), _RATE)
     world = World(seed, server, dsn, ledger, merchants, application, places, links, rng)
-    merchants.sender = world.sender
     await merchants.start()
     try:
         await world.populate()
