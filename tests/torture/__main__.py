@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--trials", type=int, default=20, help="of a round; of quiet tenths of a second, of soak minutes")
     parser.add_argument("--seed", type=int, default=1, help="of the first round; each further one has the next")
-    parser.add_argument("--record", type=Path, help="a file to which every round is added, one line of JSON each")
+    parser.add_argument("--record", type=Path, help="a file to which every round is added; the table is of all that it has")
     parser.add_argument("--only", help="this one of the faults of a profile: the name of its function")
     parser.add_argument("--keep", action="store_true", help="keep the daemons' logs of rounds that went wrong")
     given = parser.parse_args()
@@ -46,7 +46,7 @@ def main() -> int:
             print(f"logs: {directory}")
         else:
             shutil.rmtree(directory, ignore_errors=True)
-    print(report.table(report.rows(results)))
+    print(report.table(results if given.record is None else report.recorded(given.record)))
     return 1 if any(result.wrong for result in results) else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -47,7 +48,7 @@ class Fault:
     cuts: bool
     slack: float = SLACK
     pid: int | None = None
-    touched: frozenset[int] = frozenset()
+    touched: Sequence[int] = ()
     began: float = field(default_factory=monotonic)
     ended: float | None = None
     recovered: float | None = None

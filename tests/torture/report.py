@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
+from tests.torture.ledger import Fault
 from tests.torture.round import Result
 
 
@@ -33,30 +34,28 @@ def line(result: Result) -> str:
 
 def record(file: Path, result: Result) -> None:
     """Adds a round to a file."""
-    faults = [{"name": f.name, "repeats": f.repeats, "recovered": f.recovered} for f in result.faults]
-    entry = {"profile": result.profile, "seed": result.seed, "events": result.events, "deliveries": result.deliveries,
-             "requests": result.requests, "wrong": result.wrong, "faults": faults}  # fmt: skip
     with file.open("a") as lines:
-        lines.write(json.dumps(entry) + "\n")
+        lines.write(json.dumps(asdict(result)) + "\n")
 
 
-def rows(results: Iterable[Result]) -> dict[str, Row]:
-    """By the name of the fault."""
-    found: dict[str, Row] = {}
+def recorded(file: Path) -> list[Result]:
+    """All rounds that a file has."""
+    entries = [json.loads(line) for line in file.read_text().splitlines()]
+    return [Result(**entry | {"faults": [Fault(**fault) for fault in entry["faults"]]}) for entry in entries]
+
+
+def table(results: Iterable[Result]) -> str:
+    """In Markdown, by what a fault's name begins with; seconds from the end of the fault until all of the steady webhooks that
+    it touched were delivered to again."""
+    rows: dict[str, Row] = {}
     for fault in (fault for result in results for fault in result.faults):
-        row = found.setdefault(fault.name, Row())
+        row = rows.setdefault(fault.name.partition(":")[0], Row())
         row.trials += 1
         row.repeats += fault.repeats
         row.most = max(row.most, fault.repeats)
-        if fault.recovered is not None:
-            row.recovered.append(fault.recovered)
-    return found
-
-
-def table(rows: dict[str, Row]) -> str:
-    """In Markdown; seconds from the end of the fault until all its steady webhooks were delivered to again."""
+        row.recovered += [] if fault.recovered is None else [fault.recovered]
     lines = ["| fault | trials | repeats, most at once | delivering again: median, longest |", "|---|---|---|---|"]
     for name, row in sorted(rows.items()):
-        times = f"{median(row.recovered):.2f} s, {max(row.recovered):.2f} s" if row.recovered else "-"
+        times = f"{median(row.recovered):.1f} s, {max(row.recovered):.1f} s" if row.recovered else "-"
         lines.append(f"| {name} | {row.trials} | {row.repeats}, {row.most} | {times} |")
     return "\n".join(lines)

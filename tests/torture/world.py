@@ -87,10 +87,10 @@ class World:
         """One that begins now, and concerns this process."""
         return self.ledger.strike(Fault(name, cuts, pid=pid, touched=self.steady(self.held(pid))))
 
-    def steady(self, shards: frozenset[int] = frozenset(range(SHARDS))) -> frozenset[int]:
+    def steady(self, shards: frozenset[int] = frozenset(range(SHARDS))) -> list[int]:
         """The webhooks of these shards to which nothing ever happens: by them one can tell that somebody delivers."""
         steady = [id for name, id in self.webhooks.items() if name.startswith(("well", "sent"))]
-        return frozenset(id for id in steady if shard_of(id) in shards)
+        return [id for id in steady if shard_of(id) in shards]
 
     def terms(self) -> Terms:
         subscriptions = {
@@ -218,7 +218,7 @@ def recover(world: World, fault: Fault) -> float | None:
             break
         if request.pair[0] in fault.touched and world.ledger.owed.get(request.pair, 0.0) >= fault.ended:
             first[request.pair[0]] = request.at
-    return max(first.values()) - fault.ended if first.keys() == fault.touched else None
+    return max(first.values()) - fault.ended if first.keys() == set(fault.touched) else None
 
 
 async def recovered(world: World, fault: Fault) -> None:
