@@ -23,12 +23,10 @@ _POOLER_PORT = 6432
 
 @dataclass(frozen=True, slots=True)
 class Dsn:
-    """A database's URL, taken apart. `hosts`: names, addresses or directories of sockets; '' where none is named. `servers`: a
-    port, or none, with each of them."""
+    """A database's URL, taken apart. `hosts`: names, addresses or directories of sockets; '' where none is named."""
 
     hosts: list[str]
     ports: list[int]
-    servers: list[tuple[str, int | None]]
     sslmode: str
     has_password: bool
 
@@ -60,9 +58,16 @@ def parse_dsn(text: str) -> Dsn:
     sslmode = parameters.get("sslmode", "prefer")
     if sslmode not in _SSL_MODES:
         raise ValueError(f"its sslmode must be one of {', '.join(_SSL_MODES)}")
-    servers = _servers(parts, parameters)
-    ports = list(dict.fromkeys(port for _, port in servers if port is not None))
-    return Dsn([host for host, _ in servers], ports, servers, sslmode, _has_password(parts, parameters))
+    named = _servers(parts, parameters)
+    ports = list(dict.fromkeys(port for _, port in named if port is not None))
+    return Dsn([host for host, _ in named], ports, sslmode, _has_password(parts, parameters))
+
+
+def servers(text: str) -> list[tuple[str, int | None]]:
+    """Those that a URL names, each with its port, if it has one. What else it says is for whoever connects to judge. Raises
+    ValueError."""
+    parts = urlsplit(text)
+    return _servers(parts, dict(parse_qsl(parts.query, keep_blank_values=True)))
 
 
 def _servers(parts: SplitResult, parameters: dict[str, str]) -> list[tuple[str, int | None]]:

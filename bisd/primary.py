@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from bisd.dsn import parse_dsn
+from bisd.dsn import servers
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 _Asking: TypeAlias = "list[asyncio.Future[tuple[int, Connection]]]"
@@ -40,10 +40,10 @@ class Primary:
         what sessions there are on one end: no outcome is written to another server than the one that was read from. Raises
         what asyncpg.connect raises, and ValueError for a DSN that is none."""
         options |= {"timeout": _PATIENCE, "target_session_attrs": SessionAttribute.read_write}
-        servers = parse_dsn(self._dsn).servers
-        if len(servers) < 2:
+        named = servers(self._dsn)
+        if len(named) < 2:
             return await asyncpg.connect(self._dsn, **options)
-        asking: _Asking = [asyncio.ensure_future(self._session(host, port, options)) for host, port in servers]
+        asking: _Asking = [asyncio.ensure_future(self._session(host, port, options)) for host, port in named]
         chosen: Connection | None = None
         try:
             await _answers(asking)

@@ -27,9 +27,13 @@ from tests.support.postgres import Server
 _FILL = """
     set session_replication_role = replica;
     set synchronous_commit = off;
-    select bisd.make_partition(parent, moment, (now() at time zone 'UTC')::date - n)
-    from (values ('event', 'created_at'), ('attempt', 'attempted_at')) p (parent, moment), generate_series(1, 20) n;
-    do $$ declare part regclass; begin
+    do $$ declare parent text; day date; part regclass; begin
+        for parent, day in
+            select p, (now() at time zone 'UTC')::date - n from unnest('{event,attempt}'::text[]) p, generate_series(1, 20) n
+        loop
+            execute format('create table bisd.%I partition of bisd.%I for values from (%L) to (%L)',
+                           bisd.partition_name(parent, day), parent, bisd.midnight(day), bisd.midnight(day + 1));
+        end loop;
         for part in select c.oid from pg_class c where c.relnamespace = 'bisd'::regnamespace and c.relkind = 'r' loop
             execute format('alter table %s set (autovacuum_enabled = off)', part);
         end loop;

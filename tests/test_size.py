@@ -133,6 +133,8 @@ CASES: dict[str, list[Case]] = {
         Case(100, ("select 7", "select now()", "select 20", "select 50", "select now()", "select 1", "select now()",
                    "select null::text", "select 'status 500'")),
     ],
+    # When it connects, where the DSN names several servers.
+    "timeline": [Case(1)],
     # Every quarter of a minute, where there is an HTTP face: two looks at the first delivery and one at the webhook for each
     # that owes something, and so many deliveries of each state.
     "backlog": [Case(10_000 * 20 + 4 * 10_000, (_ALL_SHARDS, "select 10000"))],
