@@ -212,6 +212,7 @@ async def test_a_session_that_is_ended_is_replaced_at_once(
         before = await _members(shop)
         await shop.connection.execute("select pg_terminate_backend($1)", before[0])
         await eventually(lambda: _is_another(shop, before))
+        assert [] == [member for member in await _members(shop) if member in before]
 
 
 async def _members(shop: Shop) -> list[int]:

@@ -79,6 +79,17 @@ class Process:
         async with asyncio.timeout(30):
             assert await self.ready(), self.log
 
+    @asynccontextmanager
+    async def in_order(self) -> AsyncIterator[Process]:
+        """Runs, and at the end stops when it is told to, without a fault of its own in the log."""
+        await self.start()
+        yield self
+        try:
+            assert 0 == await self.stop()
+        finally:
+            await self.kill()
+            assert "internal_fault" not in self.log
+
     async def launch(self, *program: str) -> None:
         """Starts it, by the command that is bisd, and does not wait for it."""
         self._socket.unlink(missing_ok=True)

@@ -58,13 +58,8 @@ async def daemon(link: Link, ca_file: Path, tmp_path: Path, receiver: Receiver) 
     """There is always something in flight; it ends in order."""
     receiver.answer = _slowly
     daemon = Process(tmp_path, link.dsn, ca_file, BISD_DELIVERY_MAX_IN_FLIGHT="32")
-    await daemon.start()
-    yield daemon
-    try:
-        assert 0 == await daemon.stop()
-    finally:
-        await daemon.kill()
-        assert "internal_fault" not in daemon.log
+    async with daemon.in_order():
+        yield daemon
 
 
 async def _slowly(_: web.Request) -> web.StreamResponse:

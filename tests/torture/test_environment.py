@@ -48,13 +48,8 @@ async def daemon(dsn: str, ca_file: Path, tmp_path: Path, clock: TextIO) -> Asyn
     daemon = Process(
         tmp_path, dsn, ca_file, BISD_DELIVERY_EXPIRES_AFTER="30m", **(environment if _FAKETIME is not None else {})
     )
-    await daemon.start()
-    yield daemon
-    try:
-        assert 0 == await daemon.stop()
-    finally:
-        await daemon.kill()
-        assert "internal_fault" not in daemon.log
+    async with daemon.in_order():
+        yield daemon
 
 
 def _lines(daemon: Process, event: str) -> list[dict[str, str]]:

@@ -39,13 +39,8 @@ async def dsn(pair: Pair) -> str:
 @pytest.fixture
 async def daemon(pair: Pair, ca_file: Path, tmp_path: Path) -> AsyncIterator[Process]:
     daemon = Process(tmp_path, pair.dsn, ca_file, BISD_DELIVERY_MAX_IN_FLIGHT="32")
-    await daemon.start()
-    yield daemon
-    try:
-        assert 0 == await daemon.stop()
-    finally:
-        await daemon.kill()
-        assert "internal_fault" not in daemon.log
+    async with daemon.in_order():
+        yield daemon
 
 
 async def _says(daemon: Process, *words: str, times: int = 1) -> bool:
