@@ -71,10 +71,12 @@ class Worker:
         span = None
         if not self._policy.lapsed(webhook, delivery, began):
             try:
-                message = compose(webhook, delivery, began)
-                if self._traces is not None:
-                    span = self._traces.begin(message, delivery)
-                answer = await self.post.send(message)
+                answer = self._policy.refusal(delivery)
+                if answer is None:
+                    message = compose(webhook, delivery, began)
+                    if self._traces is not None:
+                        span = self._traces.begin(message, delivery)
+                    answer = await self.post.send(message)
             except Exception as fault:  # the boundary: a fault of ours puts this delivery off, and never ends the daemon
                 self._log.error(log.Event.INTERNAL_FAULT, error=type(fault).__name__, where=log.place(fault))
                 answer = Fault(Code.INTERNAL)

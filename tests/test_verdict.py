@@ -63,6 +63,22 @@ def wait(retry: RetryConfig, attempts: int, retry_after: str | None = None, *, l
     return (verdict.due_at - NOW).total_seconds()
 
 
+@pytest.mark.parametrize(
+    ("body", "size", "refusal"),
+    [
+        (b"12345", 5, None),
+        (b"123456", 6, Refusal(Code.BODY_TOO_BIG)),
+        (b"", 1 << 30, Refusal(Code.BODY_TOO_BIG)),  # so big that it was not even read
+        (b"123456", 2, Refusal(Code.BODY_TOO_BIG)),  # changed by hand
+        (b"", 2, Refusal(Code.EVENT_GONE)),
+    ],
+)
+def test_what_cannot_be_sent_at_all(body: bytes, size: int, refusal: Refusal | None) -> None:
+    """Before anything is signed: no body, or one of more than max_body_bytes, by what the database says or by what came."""
+    given = delivery()._replace(body=body, size=size)
+    assert refusal == Policy(DeliveryConfig(max_body_bytes=5), RetryConfig()).refusal(given)
+
+
 @pytest.mark.parametrize("success", [[200], [200, 202], [204]])
 def test_only_configured_statuses_are_success(success: list[int]) -> None:
     """Total over every status: what is configured is delivered, everything else is tried again."""

@@ -102,10 +102,6 @@ class Post:
 
     async def send(self, message: Message) -> Answer:
         """POSTs the message, once. Raises nothing that a receiver or the network could bring about."""
-        if len(message.body) > self._config.max_body_bytes:
-            return Refusal(Code.BODY_TOO_BIG)
-        if not message.body:
-            return Refusal(Code.EVENT_GONE)
         try:
             destination = self._destination(message.url)
         except UrlRefusedError:

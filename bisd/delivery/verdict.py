@@ -17,6 +17,7 @@ from tenacity.wait import wait_base
 from bisd.config import DeliveryConfig, RetryConfig
 from bisd.model import (
     Answer,
+    Code,
     Delivered,
     Delivery,
     Expired,
@@ -68,6 +69,7 @@ class Policy:
         self._chance = chance
         self._success = frozenset(delivery.success)
         self._expires_after = delivery.expires_after
+        self._max_body_bytes = delivery.max_body_bytes
         self._max_retry_after = retry.max_retry_after
         self._wait = wait_strategy(retry, chance)
         self._stop: stop_base = stop_after_attempt(retry.max_attempts)
@@ -80,6 +82,12 @@ class Policy:
         if webhook.resumed_at is not None and webhook.resumed_at > since:
             since = webhook.resumed_at
         return now >= since + self._expires_after
+
+    def refusal(self, delivery: Delivery) -> Refusal | None:
+        """Why it cannot be sent at all, wherever it goes; None if it can be."""
+        if delivery.size > self._max_body_bytes or len(delivery.body) > self._max_body_bytes:
+            return Refusal(Code.BODY_TOO_BIG)
+        return None if delivery.body else Refusal(Code.EVENT_GONE)
 
     def judge(self, webhook: Webhook, delivery: Delivery, answer: Answer, now: datetime) -> Verdict:
         """The verdict on an attempt that ended at `now` with `answer`."""

@@ -4,7 +4,8 @@
 -- in bisd.members). The first row tells everything up to evicted, and no delivery; then there is one row per delivery, that tells
 -- nothing else. As many deliveries as $3, or octets as $4: there may be more, ask overflow.sql.
 --
--- A delivery whose event is gone has an empty body, which no JSON is. (offset 0: a session that plans while the partitions of days
+-- A delivery whose event is gone has an empty body, which no JSON is; so has one whose body is larger than any daemon is ever told
+-- to send (max_body_bytes is 64 MiB at most), and is not read. (offset 0: a session that plans while the partitions of days
 -- to come are empty, and known to be, would join with all of each otherwise, and keep that plan.)
 --
 -- Arrived is what became visible between the two snapshots: rows of transactions that were in progress at the last look, or
@@ -46,7 +47,7 @@ from (
 left join lateral (
     select e.topic, e.body, e.traceparent
     from bisd.event e
-    where e.id = d.event_id and e.created_at = d.event_created_at
+    where e.id = d.event_id and e.created_at = d.event_created_at and d.bytes <= 64 << 20
     offset 0
 ) e on true
 where d.so_far - d.bytes < $4

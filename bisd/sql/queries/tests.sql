@@ -7,7 +7,7 @@ from bisd.delivery d
 left join lateral (
     select e.topic, e.body, e.traceparent
     from bisd.event e
-    where e.id = d.event_id and e.created_at = d.event_created_at
+    where e.id = d.event_id and e.created_at = d.event_created_at and d.bytes <= 64 << 20
     offset 0
 ) e on true
 where d.test and ($1::bigint >> (d.webhook_id & 63)::integer) & 1 = 1
