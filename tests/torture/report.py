@@ -46,16 +46,27 @@ def recorded(file: Path) -> list[Result]:
 
 def table(results: Iterable[Result]) -> str:
     """In Markdown, by what a fault's name begins with; seconds from the end of the fault until all of the steady webhooks that
-    it touched were delivered to again."""
+    it touched were delivered to again, where no other fault came in between."""
     rows: dict[str, Row] = {}
-    for fault in (fault for result in results for fault in result.faults):
-        row = rows.setdefault(fault.name.partition(":")[0], Row())
-        row.trials += 1
-        row.repeats += fault.repeats
-        row.most = max(row.most, fault.repeats)
-        row.recovered += [] if fault.recovered is None else [fault.recovered]
-    lines = ["| fault | trials | repeats, most at once | delivering again: median, longest |", "|---|---|---|---|"]
+    for result in results:
+        for fault in result.faults:
+            row = rows.setdefault(fault.name.partition(":")[0], Row())
+            row.trials += 1
+            row.repeats += fault.repeats
+            row.most = max(row.most, fault.repeats)
+            if fault.recovered is not None and not any(_overlap(fault, other) for other in result.faults if other is not fault):
+                row.recovered.append(fault.recovered)
+    lines = ["| fault | trials | repeats, most at once | delivering again: times, median, longest |", "|---|---|---|---|"]
     for name, row in sorted(rows.items()):
-        times = f"{median(row.recovered):.1f} s, {max(row.recovered):.1f} s" if row.recovered else "-"
+        times = f"{len(row.recovered)}, {median(row.recovered):.1f} s, {max(row.recovered):.1f} s" if row.recovered else "-"
         lines.append(f"| {name} | {row.trials} | {row.repeats}, {row.most} | {times} |")
     return "\n".join(lines)
+
+
+def _overlap(fault: Fault, other: Fault) -> bool:
+    """Whether one of them began before the other had healed."""
+    return fault.began <= _healed(other) and other.began <= _healed(fault)
+
+
+def _healed(fault: Fault) -> float:
+    return (fault.began if fault.ended is None else fault.ended) + (fault.recovered or 0.0)
