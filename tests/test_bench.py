@@ -86,13 +86,19 @@ def idle(cases: Cases) -> bool:
     return all(10 < one["resident"] < 1000 for one in cases.values())
 
 
+def pages(cases: Cases) -> bool:
+    without, read = cases["nobody looks"], cases["pages are read"]
+    shown = 0 < read["page_p50"] <= read["page_max"] and without["page_p50"] is None
+    return shown and read["p99_ratio"] * without["p99"] == pytest.approx(read["p99"])
+
+
 def soak(cases: Cases) -> bool:
     return cases["all of it"]["p99"] <= max(one["max"] for one in cases.values())
 
 
 CHECKS: dict[str, Callable[[Cases], bool]] = {
     "drain": drain, "latency": latency, "insert": insert, "hostile": hostile, "dead": beside, "history": beside,
-    "pinned": beside, "slow": slow, "cold": cold, "fleet": fleet, "idle": idle, "soak": soak,
+    "pinned": beside, "slow": slow, "cold": cold, "fleet": fleet, "idle": idle, "soak": soak, "pages": pages,
 }  # fmt: skip
 
 

@@ -31,6 +31,8 @@ UNITS = {
     "commit_p99": "ms",
     "insert_p50": "ms",
     "insert_p99": "ms",
+    "page_p50": "ms",
+    "page_max": "ms",
     "repeats": "",
     "start": "ms",
     "cpu": "us each",

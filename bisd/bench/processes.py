@@ -15,6 +15,7 @@ from pathlib import Path
 from time import time
 from typing import Any
 
+from bisd.bench.reader import TOKEN
 from bisd.errors import BenchFailedError
 
 _READY_WITHIN = 120.0
@@ -41,10 +42,11 @@ class _Spawned:
 
 @asynccontextmanager
 async def daemons(
-    directory: Path, dsn: str, ca_file: Path, number: int, settings: Mapping[str, int | str]
+    directory: Path, dsn: str, ca_file: Path, number: int, settings: Mapping[str, int | str], face: Path | None = None
 ) -> AsyncIterator[list[Daemon]]:
-    """So many daemons that have said READY, stopped in the end. `settings` are those of [delivery]."""
-    configuration = _configuration(dsn, ca_file, settings)
+    """So many daemons that have said READY, stopped in the end. `settings` are those of [delivery]; `face`: the socket at which
+    the only one has its pages."""
+    configuration = _configuration(dsn, ca_file, settings, face)
     async with AsyncExitStack() as stack:
         started = [await stack.enter_async_context(_spawn(directory, f"bisd{one}", configuration)) for one in range(number)]
         for one in started:
@@ -114,11 +116,17 @@ def told(processes: Sequence[asyncio.subprocess.Process]) -> None:
         process.stdin.write(b"\n")
 
 
-def _configuration(dsn: str, ca_file: Path, settings: Mapping[str, int | str]) -> str:
+def _configuration(dsn: str, ca_file: Path, settings: Mapping[str, int | str], face: Path | None) -> str:
+    http = "listen = 'off'"
+    if face is not None:
+        token = face.with_suffix(".token")
+        token.write_text(TOKEN)
+        token.chmod(0o600)
+        http = f"listen = {json.dumps(f'unix:{face}')}\ntoken_file = {json.dumps(str(token))}"
     delivery = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
     return (
         f"[database]\ndsn = {json.dumps(dsn)}\n[delivery]\n{delivery}[log]\nlevel = 'warning'\nformat = 'json'\n"
-        "[http]\nlisten = 'off'\n"
+        f"[http]\n{http}\n"
         f"[egress]\nallow_http = true\nallow = ['127.0.0.0/8']\nports = ['1-65535']\nca_file = {json.dumps(str(ca_file))}\n"
     )
 

@@ -11,7 +11,7 @@ from bisd.bench.scenarios.behind import dead, history, pinned
 from bisd.bench.scenarios.fleet import fleet
 from bisd.bench.scenarios.idle import idle
 from bisd.bench.scenarios.insert import insert
-from bisd.bench.scenarios.open_loop import hostile, latency, soak
+from bisd.bench.scenarios.open_loop import hostile, latency, pages, soak
 from bisd.bench.scenarios.throughput import cold, drain, slow
 
 
@@ -39,5 +39,6 @@ SCENARIOS = {
     "cold": Scenario(cold, 1),
     "fleet": Scenario(fleet, 2),
     "idle": Scenario(idle, 3),
+    "pages": Scenario(pages, 3),
     "soak": Scenario(soak, 5),
 }

@@ -55,6 +55,14 @@ class Rig:
     def daemons(self, base: Base, number: int = 1, /, **settings: int | str) -> AbstractAsyncContextManager[list[Daemon]]:
         return daemons(self.directory, base.dsn, self.receivers.ca_file, number, settings)
 
+    @property
+    def face(self) -> Path:
+        """Where the daemon that has pages listens."""
+        return self.directory / "face"
+
+    def daemon_with_pages(self, base: Base) -> AbstractAsyncContextManager[list[Daemon]]:
+        return daemons(self.directory, base.dsn, self.receivers.ca_file, 1, {}, self.face)
+
     async def bare(self, url: str, number: int, webhooks: int, in_flight: int) -> Figures:
         """The ceiling, in a process of its own."""
         question = {"url": url, "number": number, "webhooks": webhooks, "in_flight": in_flight}

@@ -1,11 +1,13 @@
-"""latency, hostile, soak: an application inserts at a steady rate, whatever comes of it. A latency is counted from when its
-notification was to be inserted, not from when that was done: what waits behind a delay is delayed (no coordinated omission)."""
+"""latency, hostile, pages, soak: an application inserts at a steady rate, whatever comes of it. A latency is counted from when
+its notification was to be inserted, not from when that was done: what waits behind a delay is delayed (no coordinated
+omission)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -15,6 +17,7 @@ from bisd.bench import measures
 from bisd.bench.cluster import Base, require
 from bisd.bench.figures import Figures, Point, Row, medians, percentile, ratio, spread
 from bisd.bench.processes import Daemon, asked
+from bisd.bench.reader import reading
 from bisd.bench.receivers import Taken
 from bisd.bench.rig import Rig, until_drained
 
@@ -22,6 +25,14 @@ _WEBHOOKS = 20
 _RATES = (50, 200, 1000)
 _SOAK_RATE = 200
 _HOSTILE_RATE = 1000
+_READ_RATE = 2000
+_READ_EVERY = 2.0
+_PAGES = (
+    "/", "/accounts", "/accounts/1/webhooks", "/accounts/1/webhooks/1", "/accounts/1/deliveries",
+    "/accounts/1/deliveries?state=failed", "/accounts/1/deliveries?webhook=1", "/accounts/1/api",
+)  # fmt: skip
+_ATTEMPTS = 1_000_000
+_DAYS = 30
 
 
 class Passage(NamedTuple):
@@ -91,6 +102,38 @@ async def hostile(rig: Rig) -> list[Row]:
         beside["p99_ratio"] = ratio(beside["p99"], without["p99"])
     cases = {False: "without", True: f"{accounts - accounts // 10:,} of {accounts:,} hang"}
     return [Row("hostile", cases[hung], medians(figures), points[hung]) for hung, figures in rounds.items()]
+
+
+async def pages(rig: Rig) -> list[Row]:
+    """2,000 a second to 20 webhooks for 20 seconds, with a million attempts of 30 days behind, while somebody has a live page
+    open and reads another one every other second; turn and turn about with the same while nobody looks. `page_...`: how long
+    a page took."""
+    rate, seconds = rig.size(_READ_RATE, 100), rig.seconds(20, 2.0)
+    rounds: dict[bool, list[Figures]] = {False: [], True: []}
+    points: dict[bool, list[Point]] = {}
+    async with rig.base(_WEBHOOKS) as base:
+        await base.subscribe(rig.receivers.stamping(), 1, _WEBHOOKS)
+        attempts = rig.size(_ATTEMPTS, 3000)
+        rig.tell(f"pages: preparing {attempts:,} attempts")
+        await base.remember(attempts, _DAYS, _WEBHOOKS)
+        async with rig.daemon_with_pages(base):
+            await _sell(rig, base, rate, seconds / 4, _WEBHOOKS, _WEBHOOKS)  # what is done once is in neither
+            for turn in rig.turns("pages"):
+                for read in (False, True) if turn % 2 else (True, False):
+                    rig.tell(f"pages, {'read' if read else 'not read'}, round {turn} of {rig.rounds}")
+                    took: list[float] = []
+                    async with AsyncExitStack() as stack:
+                        if read:
+                            took = await stack.enter_async_context(reading(rig.face, _PAGES, min(_READ_EVERY, seconds / 4)))
+                        run = await _sell(rig, base, rate, seconds, _WEBHOOKS, _WEBHOOKS)
+                    page = spread(took) if took else dict.fromkeys(("p50", "max"))
+                    figures = {"repeats": run.repeats, "page_p50": page["p50"], "page_max": page["max"]}
+                    rounds[read].append(_passing(run.passages) | figures)
+                    points[read] = run.points()
+                without, beside = rounds[False][-1], rounds[True][-1]
+                without["p99_ratio"], beside["p99_ratio"] = 1.0, ratio(beside["p99"], without["p99"])
+    cases = {False: "nobody looks", True: "pages are read"}
+    return [Row("pages", cases[read], medians(figures), points[read]) for read, figures in rounds.items()]
 
 
 async def soak(rig: Rig) -> list[Row]:
