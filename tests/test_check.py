@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from asyncpg.exceptions import TargetServerAttributeNotMatched
 
 from bisd import blueprint, db, log
 from bisd import check as doctor
+from bisd.address import Address
 from bisd.check import Finding, Level, Subject, activity, server, session
 from bisd.check.egress import judge as judge_hosts
 from bisd.check.finding import age, some
@@ -104,6 +106,24 @@ async def test_rights_that_the_role_lacks(shop: Shop, role: str, dsn: str) -> No
     ((level, says),) = said[Subject.RIGHTS]
     assert (FAULT, True, True) == (level, "insert on bisd.attempt" in says, "execute on bisd.beat()" in says)
     assert [UNSEEN] == [level for level, _ in said[Subject.KEYS]]
+
+
+async def test_rights_that_the_pages_need(shop: Shop, role: str, dsn: str, ca_file: Path, tmp_path: Path) -> None:
+    """A token for operators, and a role that may do nothing of what they want: said, until it may."""
+    config = configure(ca_file)
+    (tmp_path / "token").write_text("0f" * 32)
+    face = replace(config.http, listen=Address(IPv4Address("127.0.0.1"), 8747), token_file=tmp_path / "token")
+    await shop.connection.execute(f"grant bisd_daemon to {role}")
+
+    async def lacking() -> list[str]:
+        findings = await doctor.check(as_role(dsn, role), replace(config, http=face), None)
+        return [one.says for one in findings if one.subject is Subject.RIGHTS and one.level is FAULT]
+
+    (says,) = await lacking()
+    assert "must be granted bisd_admin" in says
+    assert "execute on bisd.create_webhook(bigint,text,text)" in says
+    await shop.connection.execute(f"grant bisd_admin to {role}")
+    assert [] == await lacking()
 
 
 @pytest.mark.parametrize(

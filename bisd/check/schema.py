@@ -57,10 +57,17 @@ def _names(things: Iterable[Thing]) -> str:
     return some([f"{thing.kind} {thing.name}" for thing in sorted(things)])
 
 
-async def rights(connection: db.Connection, _: Config) -> list[Finding]:
-    """Whether this role may do what the daemon does."""
-    says = "for bisd run, this role must be granted bisd_daemon"
-    return [_listed(Subject.RIGHTS, await connection.fetch(db.query("check_rights")), says)]
+async def rights(connection: db.Connection, config: Config) -> list[Finding]:
+    """Whether this role may do what the daemon does, and what an operator may, if one has a token for the HTTP face."""
+    has_operators = config.http.listen is not None and config.http.token_file is not None
+    rows = await connection.fetch(db.query("check_rights"), has_operators)
+    needs = {"bisd_daemon": "for bisd run", "bisd_admin": "for the API and the pages"}
+    lacked = {role: [row for row in rows if row["role"] == role] for role in needs}
+    return [
+        _listed(Subject.RIGHTS, lacked[role], f"{what}, this role must be granted {role}")
+        for role, what in needs.items()
+        if lacked[role] or role == "bisd_daemon"
+    ]
 
 
 async def triggers(connection: db.Connection, _: Config) -> list[Finding]:
