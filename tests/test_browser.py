@@ -14,7 +14,7 @@ import pytest_asyncio
 import trustme
 from aiohttp import web
 from axe_playwright_python.base import AXE_FILE_PATH
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Page, Request, async_playwright, expect
 
 from bisd.admin.pages.gate import COOKIE
 from bisd.delivery.message import sign
@@ -225,6 +225,33 @@ async def test_a_link_opens_one_account_and_no_other(browser: Browser, house: Ho
     await page.wait_for_url(f"**/accounts/{mine.account_id}/webhooks")
     await page.get_by_role("button", name="Log out").click()
     await expect(page.get_by_label("Operator token")).to_be_focused()
+    await context.close()
+
+
+async def test_a_link_on_another_site_is_followed_and_replaces_nobody_unasked(browser: Browser, house: House) -> None:
+    """Its page leads on to where the strict cookie is sent along: who has none is let in without a click, who is somebody else
+    already is asked, and stays that, or not."""
+    mine, other = house.stalls
+    context = await browser.new_context()
+    page = await context.new_page()
+    asked: list[Request] = []
+    page.on("request", lambda request: asked.append(request) if "/portal?" in request.url else None)
+
+    async def follow(account_id: int) -> None:
+        await page.goto("about:blank")
+        await page.set_content(f'<a href="{house.link(account_id)}">Your webhooks</a>')
+        await page.get_by_role("link").click()
+
+    await follow(mine.account_id)
+    await page.wait_for_url(f"**/accounts/{mine.account_id}/webhooks")
+    assert ["cross-site", "same-origin"] == [(await request.all_headers())["sec-fetch-site"] for request in asked]
+    await follow(other.account_id)
+    await expect(page.get_by_text("This browser is logged in for other pages.")).to_be_visible()
+    await page.get_by_role("link", name="Stay").click()
+    await page.wait_for_url(f"**/accounts/{mine.account_id}/webhooks")
+    await follow(other.account_id)
+    await page.get_by_role("button", name="Log in for these instead").click()
+    await page.wait_for_url(f"**/accounts/{other.account_id}/webhooks")
     await context.close()
 
 

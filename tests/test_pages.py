@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import pytest_asyncio
@@ -90,7 +90,9 @@ def path_of(template: str, house: House, account: int, things: int) -> str:
 
 async def test_every_route_is_in_these_tests(house: House) -> None:
     """What is added is tried by all of them."""
-    told = {("GET", path) for path in [*PAGES, *STREAMS, *OPEN]} | {("POST", path) for path in [*ORDERS, "/login", "/logout"]}
+    told = {("GET", path) for path in [*PAGES, *STREAMS, *OPEN]} | {
+        ("POST", path) for path in [*ORDERS, "/login", "/logout", "/portal"]
+    }
     found = {
         (route.method, re.sub(r"(:[^{}]*|{[0-9,]+})+}", "}", route.path))
         for route in house.service.routes()
@@ -311,6 +313,36 @@ async def test_a_link_that_is_none_opens_nothing(house: House, query: str) -> No
     reply = await Visitor(house.face, None).get(f"/portal{query}")
     assert (403, None) == (reply.status, reply.headers.get("Set-Cookie"))
     assert TEXTS["refused.link"] in text_of(reply)
+
+
+FOLLOWED = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document")
+
+
+async def test_a_link_from_elsewhere_leads_to_itself(house: House) -> None:
+    """Our cookies were not sent along: nothing is begun before it is known whether there are any."""
+    path = house.link(house.stalls[0].account_id).removeprefix(house.url)
+    reply = await house.visitor(house.stalls[1].account_id).get(path, *FOLLOWED)
+    assert (200, None) == (reply.status, reply.headers.get("Set-Cookie"))
+    assert f'content="0; url={path}"' in reply.body.decode()
+
+
+async def test_a_link_replaces_nobody_unasked(house: House) -> None:
+    """Whoever is logged in as somebody else is asked, and stays who they are unless they click. Another site cannot click."""
+    mine, other = (stall.account_id for stall in house.stalls)
+    link = urlsplit(house.link(mine))
+    path, key = f"{link.path}?{link.query}", parse_qs(link.query)["key"][0]
+    for visitor in (house.visitor(other), house.visitor(None)):
+        asked = await visitor.get(path)
+        assert (200, None) == (asked.status, asked.headers.get("Set-Cookie"))
+        assert TEXTS["opened.other"] in text_of(asked)
+        assert key in asked.body.decode()
+        clicked = await visitor.post("/portal", {"key": key})
+        assert (200, True) == (clicked.status, f"={mine}." in clicked.headers["Set-Cookie"])
+        for form, *headers in (({"key": key}, *FOLLOWED), ({"key": "x"},), ({},)):
+            refused = await visitor.post("/portal", form, *headers)
+            assert (403, None) == (refused.status, refused.headers.get("Set-Cookie"))
+    again = await house.visitor(mine).get(path)
+    assert (200, True) == (again.status, f"={mine}." in again.headers["Set-Cookie"])
 
 
 async def test_the_token_cannot_be_guessed(server: Server, tmp_path: Path) -> None:

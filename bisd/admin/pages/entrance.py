@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 from aiohttp import hdrs, web
 
-from bisd.admin.pages.gate import is_foreign, read_form
+from bisd.admin.pages.gate import came_from_elsewhere, is_foreign, read_form
 from bisd.admin.pages.rendering import refuse, render_to_all
 from bisd.admin.pages.site import Site, go
-from bisd.admin.portal import PATH
+from bisd.admin.portal import PATH, Grant
 
 # Where the browser is sent when it has been given a session, to see whether it brings it.
 _CAME = "/login?came=yes"
@@ -24,6 +24,7 @@ def routes(site: Site) -> list[web.RouteDef]:
         web.post("/login", partial(_log_in, site)),
         web.post("/logout", partial(_log_out, site)),
         web.get(PATH, partial(_open, site)),
+        web.post(PATH, partial(_replace, site)),
     ]
 
 
@@ -66,12 +67,33 @@ async def _log_out(site: Site, request: web.Request) -> web.StreamResponse:
 
 async def _open(site: Site, request: web.Request) -> web.StreamResponse:
     """A link is followed from another site, and a strict cookie is not sent along with where that leads at once: the page that
-    it opens leads on by itself."""
+    it opens leads on by itself. Only then can it be told whether this browser has another session, which whoever gave it the
+    link may want it to lose without noticing: that takes a click."""
     if site.gate.token is None:
         return refuse(HTTPStatus.FORBIDDEN, "refused.no_token")
-    grant = None if is_foreign(request) else site.gate.opened_by(request.query.get("key", ""))
+    key = request.query.get("key", "")
+    grant = None if is_foreign(request) else site.gate.opened_by(key)
     if grant is None:
         return refuse(HTTPStatus.FORBIDDEN, "refused.link")
+    if came_from_elsewhere(request):
+        return render_to_all("opened.html", path=f"{PATH}?key={key}")
+    viewer = site.gate.admit(request)
+    if viewer is not None and viewer.account_id != grant.account_id:
+        return render_to_all("opened.html", path=None, key=key)
+    return _opened(site, grant)
+
+
+async def _replace(site: Site, request: web.Request) -> web.StreamResponse:
+    """Whoever was somebody else here has clicked."""
+    if is_foreign(request):
+        return refuse(HTTPStatus.FORBIDDEN, "refused.foreign")
+    grant = site.gate.opened_by((await read_form(request)).get("key", ""))
+    if grant is None:
+        return refuse(HTTPStatus.FORBIDDEN, "refused.link")
+    return _opened(site, grant)
+
+
+def _opened(site: Site, grant: Grant) -> web.StreamResponse:
     answer = render_to_all("opened.html", path=_CAME)
     site.gate.begin(answer, grant)
     return answer

@@ -100,11 +100,15 @@ class Gate:
 
 def is_foreign(request: web.Request) -> bool:
     """Whether another site had the browser ask this. Following a link to a page of ours is all that it may."""
-    site = request.headers.get("Sec-Fetch-Site", "none")
-    if site in ("same-origin", "none"):
+    if not came_from_elsewhere(request):
         return False
     follows = request.headers.get("Sec-Fetch-Mode") == "navigate" and request.headers.get("Sec-Fetch-Dest") == "document"
     return not (follows and request.method in ("GET", "HEAD"))
+
+
+def came_from_elsewhere(request: web.Request) -> bool:
+    """Whether another site had the browser ask, by a link or otherwise: it has sent none of our cookies then."""
+    return request.headers.get("Sec-Fetch-Site", "none") not in ("same-origin", "none")
 
 
 def is_genuine(viewer: Viewer, form: Form) -> bool:

@@ -42,6 +42,9 @@ TEXTS = {
     ),
     "opened.title": "Your webhooks",
     "opened.go": "Open them",
+    "opened.other": "This browser is logged in for other pages. A link may have brought you here that was not meant for you.",
+    "opened.replace": "Log in for these instead",
+    "opened.stay": "Stay",
     "fault.title": "That did not work",
     "fault.back": "Back to the start",
     "refused.no_token": (
