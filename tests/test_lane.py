@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bisd.delivery.lane import BEGINNING, END, Lane
+from bisd.delivery.lane import BEGINNING, END, Key, Lane, Window
 from bisd.health import Limits
 from bisd.lanes import Lanes
 from bisd.model import Delivery, Standing, Took, Webhook
@@ -124,6 +124,113 @@ def test_limit_is_the_webhook_s_own(own: int | None, ordered: bool, limit: int) 
     """Where it has one, instead of the configured ceiling; an ordered webhook gets one at a time."""
     lanes = lanes_with(*(delivery(1, event) for event in range(50)), like=webhook(1, most=own, ordered=ordered))
     assert limit == len(sent(lanes))
+
+
+def lane_with(*rows: Delivery, horizon: Key = BEGINNING, like: Webhook | None = None) -> Lane:
+    """A lane that holds these."""
+    lane = Lane(like or webhook(1), 8, LIMITS, horizon, Share())
+    for row in rows:
+        lane.hold(row)
+    return lane
+
+
+def some(number: int, size: int = 1, first: int = 1) -> list[Delivery]:
+    """One due after the other."""
+    return [delivery(1, event, event)._replace(size=size) for event in range(first, first + number)]
+
+
+@pytest.mark.parametrize(
+    ("held", "size", "window", "room"),
+    [
+        (0, 1, Window(100, 1000), 101),
+        (50, 1, Window(100, 1000), 51),
+        (51, 1, Window(100, 1000), 0),
+        (10, 50, Window(100, 1000), 91),
+        (10, 51, Window(100, 1000), 0),
+        (10, 50, Window(100, 1001), 91),
+        (10, 50, Window(100, 999), 0),
+        (4, 1, Window(8, 1000), 5),
+        (3, 1, Window(7, 1000), 4),
+        (4, 1, Window(7, 1000), 0),
+        (1, 1, Window(2, 1000), 1),
+    ],
+)
+def test_a_lane_reads_when_its_window_is_half_empty(held: int, size: int, window: Window, room: int) -> None:
+    """By number and by octets; then as many as there is room for, and one more to know whether that was all, unless the window
+    is small. Never where there is nothing more, or nothing to be sent."""
+    assert room == lane_with(*some(held, size)).room(window)
+    assert 0 == lane_with(*some(held, size), horizon=END).room(window)
+    idle = lane_with(*some(held, size))
+    idle.webhook = webhook(1, live=False)
+    assert 0 == idle.room(window)
+
+
+def test_octets_are_of_what_is_held() -> None:
+    """Whatever comes, is due anew with another body, goes, is left to the table, or is forgotten."""
+    window = Window(100, 1000)
+
+    def is_half_full(lane: Lane, octets: int) -> bool:
+        return lane.room(Window(100, 2 * octets)) > 0 and lane.room(Window(100, 2 * octets - 1)) == 0
+
+    lane = lane_with(*some(3, 100), horizon=(START + seconds(8), 0))
+    assert is_half_full(lane, 300)
+    lane.hold(delivery(1, 2, -1)._replace(size=150))
+    assert is_half_full(lane, 350)
+    lane.hold(delivery(1, 2, -1)._replace(size=999))  # the same, as far as a lane can tell
+    assert is_half_full(lane, 350)
+    assert lane.next(START) is not None
+    assert is_half_full(lane, 200)
+    lane.arrive(delivery(1, 9, 9)._replace(size=40), window)  # beyond what has been read
+    assert is_half_full(lane, 200)
+    lane.reread(START + seconds(3))
+    assert (1, True) == (len(lane), is_half_full(lane, 100))
+    lane.forget()
+    assert (0, BEGINNING) == (len(lane), lane.horizon)
+    lane.hold(delivery(1, 4, 4)._replace(size=100))
+    assert is_half_full(lane, 100)
+
+
+@pytest.mark.parametrize(
+    ("size", "window", "most", "kept"),
+    [(1, Window(10, 1000), 20, 10), (50, Window(100, 500), 20, 10), (50, Window(100, 549), 21, 10),
+     (50, Window(10, 550), 20, 10), (1000, Window(10, 400), 0, 1)],
+)  # fmt: skip
+def test_a_lane_that_holds_twice_its_window_leaves_half_to_the_table(size: int, window: Window, most: int, kept: int) -> None:
+    """What is due last, from which on it is read again; one is kept, however large."""
+    lane = lane_with(horizon=END)
+    rows = some(max(most, 1), size)
+    for row in rows if most else []:
+        lane.arrive(row, window)
+    assert (most, END) == (len(lane), lane.horizon)
+    for row in some(1 if most else 2, size, most + 1):
+        lane.arrive(row, window)
+    assert (kept, (START + seconds(kept + 1), kept + 1)) == (len(lane), lane.horizon)
+    order = []
+    while (sent := lane.next(START + seconds(1000))) is not None:
+        order.append(sent.event_id)
+        lane.finish(sent, Took.YES, START, "")
+    assert list(range(1, kept + 1)) == order
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_what_is_read_again_is_read_from_there(ordered: bool) -> None:
+    """By due time, the event with the lowest id among them included; an ordered lane, which goes by ids, from its beginning."""
+    lane = lane_with(*some(3), horizon=END, like=webhook(1, ordered=ordered))
+    lane.reread(START + seconds(2))
+    assert (BEGINNING if ordered else (START + seconds(2), 0)) == lane.horizon
+    assert (0 if ordered else 1) == len(lane)
+
+
+@pytest.mark.parametrize(
+    ("rows", "octets", "horizon"),
+    [(5, 1000, END), (6, 1000, (START + seconds(6), 7)), (5, 500, (START + seconds(5), 6)), (5, 501, END)],
+)
+def test_a_refill_knows_whether_that_was_all(rows: int, octets: int, horizon: Key) -> None:
+    """Fewer rows and fewer octets than were asked for: that was all. Otherwise it goes on after the last."""
+    lane = lane_with()
+    lane.ask(Window(6, octets))
+    lane.refill(some(rows, 100), Window(6, octets), lambda _: False)
+    assert (horizon, rows) == (lane.horizon, len(lane))
 
 
 def test_a_parked_lane_sends_one_probe_on_a_growing_interval() -> None:
