@@ -212,6 +212,32 @@ def test_a_lane_that_holds_twice_its_window_leaves_half_to_the_table(size: int, 
     assert list(range(1, kept + 1)) == order
 
 
+def test_octets_under_way_are_bounded() -> None:
+    """Nothing more goes while twice as many as may be held are under way; what ends makes room for as many."""
+    lanes = Lanes(ceiling=8, limits=LIMITS, octets=100)
+    rows = [delivery(number, number)._replace(size=67) for number in range(1, 9)]
+    for number in range(1, 9):
+        lanes.put(webhook(number), END)
+    lanes.arrive(rows)
+    assert [1, 2, 3] == sent(lanes)
+    lanes.finish(rows[0], Took.YES, START, "")
+    assert [4] == sent(lanes)
+    for row in rows[1:3]:
+        lanes.finish(row, Took.YES, START, "")
+    assert [5, 6] == sent(lanes)
+
+
+def test_a_refill_is_of_about_as_much_as_is_asked_for() -> None:
+    """Lanes in turn, until their room together is enough; the others are hungry still."""
+    lanes = Lanes(ceiling=8, limits=LIMITS, window=10)
+    for number in range(1, 6):
+        lanes.put(webhook(number), BEGINNING)
+    assert [(1, 11), (2, 11), (3, 11)] == [(lane.webhook.id, room) for lane, room in lanes.hungry(23)]
+    assert lanes.starving
+    assert [(4, 11), (5, 11)] == [(lane.webhook.id, room) for lane, room in lanes.hungry(22)]
+    assert not lanes.starving
+
+
 @pytest.mark.parametrize("ordered", [False, True])
 def test_what_is_read_again_is_read_from_there(ordered: bool) -> None:
     """By due time, the event with the lowest id among them included; an ordered lane, which goes by ids, from its beginning."""
