@@ -22,7 +22,7 @@ from tests.support.face import Face, facing
 from tests.support.pages import Visitor
 from tests.support.postgres import Server
 
-# Of 20 days: 4,000 webhooks of 2,000 accounts; a million attempts, a third of them at webhook 1, and 19,000 that were the
+# Of 20 days: 4,000 webhooks of 2,000 accounts, the last 400 of one of them; a million attempts, a third of them at webhook 1, and 19,000 that were the
 # second; 600,000 owed, half of it to webhook 3, which has failed once, and half to webhook 5, which was not tried.
 _FILL = """
     set session_replication_role = replica;
@@ -40,7 +40,7 @@ _FILL = """
     end $$;
     insert into bisd.account (name, plan, api_key) select 'shop ' || n, 'medium', md5(n::text) from generate_series(1, 2000) n;
     insert into bisd.webhook (account_id, topic, url, enabled, live)
-    select (n + 1) / 2, 'a', 'https://example.com/', true, true from generate_series(1, 4000) n;
+    select case when n > 3600 then 1900 else (n + 1) / 2 end, 'a', 'https://example.com/', true, true from generate_series(1, 4000) n;
     insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, total_ms, due_at)
     select n, w, at, at, 1, v, case v when 'delivered' then 200 else 500 end, 5 + n % 400, case v when 'retry' then at end
     from (select n, case n % 3 when 0 then 1 else 1 + n % 4000 end as w, now() - (1000001 - n) * interval '1.6 s' as at,
@@ -50,8 +50,8 @@ _FILL = """
     select event_id, webhook_id, attempted_at + interval '5 s', event_created_at, 2, 'delivered', 200, 10
     from bisd.attempt where verdict = 'retry' and event_id <= 950000;
     insert into bisd.event (id, account_id, topic, body, created_at) overriding system value
-    select n, ((case n % 3 when 0 then 1 else 1 + n % 4000 end) + 1) / 2, 'a', '{}', now() - (1000001 - n) * interval '1.6 s'
-    from generate_series(900001, 1000000) n;
+    select n, w.account_id, 'a', '{}', now() - (1000001 - n) * interval '1.6 s'
+    from generate_series(900001, 1000000) n join bisd.webhook w on w.id = case n % 3 when 0 then 1 else 1 + n % 4000 end;
     insert into bisd.delivery (webhook_id, event_id, event_created_at, bytes, due_at, attempts)
     select webhook_id, event_id, event_created_at, 2, now() + interval '1 d', 1
     from bisd.attempt where verdict = 'retry' and event_id > 950000
@@ -65,7 +65,7 @@ _QUICK = 0.2
 PAGES = [
     *[f"/deliveries?limit={limit}{narrowed}{wanted}"
       for limit in (50, 200)
-      for narrowed in ("", "&account_id=1", "&webhook_id=1", "&account_id=2", "&account_id=3", "&account_id=1500")
+      for narrowed in ("", "&account_id=1", "&webhook_id=1", "&account_id=2", "&account_id=3", "&account_id=1500", "&account_id=1900")
       for wanted in ("", "&state=delivered", "&state=failed", "&state=expired", "&state=pending", "&state=retrying",
                      "&topic=none", "&until={long_ago}", "&since={long_ago}&state=refused")],
     "/deliveries?event_id=999999", "/deliveries/999999", "/deliveries/970050", "/events/999999", "/accounts", "/accounts/1",
@@ -127,7 +127,7 @@ async def get(face: Face, path: str) -> tuple[float, dict[str, Any]]:
 
 
 SHOWN = [
-    "/", "/?span=day", "/?span=week", "/accounts", "/accounts?after=1900",
+    "/", "/?span=day", "/?span=week", "/accounts", "/accounts?after=1900", "/accounts/1900/webhooks", "/accounts/1900/deliveries",
     *[f"/accounts/{account}/{page}"
       for account in (1, 2, 3, 1500)
       for page in ("webhooks", "deliveries", "deliveries?state=failed", "deliveries?state=expired", "deliveries?state=pending",
