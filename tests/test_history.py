@@ -22,8 +22,9 @@ from tests.support.face import Face, facing
 from tests.support.pages import Visitor
 from tests.support.postgres import Server
 
-# Of 20 days: 4,000 webhooks of 2,000 accounts, the last 400 of one of them; a million attempts, a third of them at webhook 1, and 19,000 that were the
-# second; 600,000 owed, half of it to webhook 3, which has failed once, and half to webhook 5, which was not tried.
+# Of 20 days: 4,000 webhooks, the last 400 of one account, two of each other one; a million attempts, a third of them at webhook 1,
+# and 19,000 that were the second; 600,000 owed, half of it to webhook 3, which has failed once, and half to webhook 5, which was
+# not tried.
 _FILL = """
     set session_replication_role = replica;
     set synchronous_commit = off;
@@ -40,7 +41,8 @@ _FILL = """
     end $$;
     insert into bisd.account (name, plan, api_key) select 'shop ' || n, 'medium', md5(n::text) from generate_series(1, 2000) n;
     insert into bisd.webhook (account_id, topic, url, enabled, live)
-    select case when n > 3600 then 1900 else (n + 1) / 2 end, 'a', 'https://example.com/', true, true from generate_series(1, 4000) n;
+    select case when n > 3600 then 1900 else (n + 1) / 2 end, 'a', 'https://example.com/', true, true
+    from generate_series(1, 4000) n;
     insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, total_ms, due_at)
     select n, w, at, at, 1, v, case v when 'delivered' then 200 else 500 end, 5 + n % 400, case v when 'retry' then at end
     from (select n, case n % 3 when 0 then 1 else 1 + n % 4000 end as w, now() - (1000001 - n) * interval '1.6 s' as at,
@@ -65,7 +67,8 @@ _QUICK = 0.2
 PAGES = [
     *[f"/deliveries?limit={limit}{narrowed}{wanted}"
       for limit in (50, 200)
-      for narrowed in ("", "&account_id=1", "&webhook_id=1", "&account_id=2", "&account_id=3", "&account_id=1500", "&account_id=1900")
+      for narrowed in ("", "&account_id=1", "&webhook_id=1", "&account_id=2", "&account_id=3", "&account_id=1500",
+                       "&account_id=1900")
       for wanted in ("", "&state=delivered", "&state=failed", "&state=expired", "&state=pending", "&state=retrying",
                      "&topic=none", "&until={long_ago}", "&since={long_ago}&state=refused")],
     "/deliveries?event_id=999999", "/deliveries/999999", "/deliveries/970050", "/events/999999", "/accounts", "/accounts/1",
@@ -127,7 +130,8 @@ async def get(face: Face, path: str) -> tuple[float, dict[str, Any]]:
 
 
 SHOWN = [
-    "/", "/?span=day", "/?span=week", "/accounts", "/accounts?after=1900", "/accounts/1900/webhooks", "/accounts/1900/deliveries",
+    "/", "/?span=day", "/?span=week", "/accounts", "/accounts?after=1900",
+    "/accounts/1900/webhooks", "/accounts/1900/deliveries",
     *[f"/accounts/{account}/{page}"
       for account in (1, 2, 3, 1500)
       for page in ("webhooks", "deliveries", "deliveries?state=failed", "deliveries?state=expired", "deliveries?state=pending",
