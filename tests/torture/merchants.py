@@ -24,7 +24,8 @@ from tests.torture.trap import SENDER
 # How he answers: at once; late, but in time; a fifth of the time 500; not before the daemon has given up; by RST; by 503; by
 # what is not HTTP; by headers without an end.
 HOSTILE = ("hanging", "resetting", "failing", "babbling", "flooding")
-MOODS = ("well", "slow", "flaky", *HOSTILE)
+CALM = ("well", "slow", "flaky")
+MOODS = (*CALM, *HOSTILE)
 # When he kills: as soon as the headers are there, once the body is, and when he has answered.
 STAGES = ("head", "body", "answered")
 

@@ -12,6 +12,7 @@ from time import monotonic
 import psutil
 
 from tests.torture.kills import leave
+from tests.torture.merchants import CALM
 from tests.torture.world import World
 
 # Seconds.
@@ -37,7 +38,8 @@ class Sample:
 
 
 async def soak(world: World, trials: int) -> None:
-    """For so many minutes."""
+    """For so many minutes. But for the hostile merchant they are such that what comes can be sent: nothing piles up."""
+    world.moods = CALM
     samples: list[Sample] = []
     async with asyncio.TaskGroup() as group:
         watching = group.create_task(_watch(world, samples))

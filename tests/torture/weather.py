@@ -7,7 +7,7 @@ import random
 from contextlib import suppress
 
 from bisd import db
-from tests.torture.merchants import HOSTILE, MOODS
+from tests.torture.merchants import HOSTILE
 from tests.torture.world import World
 
 _CHANGES = (
@@ -23,11 +23,11 @@ _CHANGES = (
 async def weather(world: World, rng: random.Random) -> None:
     """Until cancelled."""
     hostile = world.webhooks["hostile0"]
-    moody = {name: id for name, id in world.webhooks.items() if name.startswith("moody")}
+    moody = [name for name in world.webhooks if name.startswith("moody")]
     switched = [id for name, id in world.webhooks.items() if name.startswith("switched")]
     while True:
         await asyncio.sleep(rng.uniform(0.2, 1.5))
-        world.merchants.moods[rng.choice([*moody])] = rng.choice(MOODS)
+        world.merchants.moods[rng.choice(moody)] = rng.choice(world.moods)
         world.merchants.moods["hostile0"] = rng.choice(HOSTILE)
         with suppress(*db.ANY):
             connection = await world.connect()
@@ -35,7 +35,5 @@ async def weather(world: World, rng: random.Random) -> None:
                 await connection.execute(rng.choice(_CHANGES), rng.choice(switched), timeout=5)
                 if rng.random() < 0.1:
                     await connection.execute("select bisd.enable_webhook($1, 'discard')", hostile, timeout=5)
-                if rng.random() < 0.2:  # who was parked while his merchant was in a bad mood does not wait for the next probe
-                    await connection.execute("select bisd.enable_webhook($1)", rng.choice([*moody.values()]), timeout=5)
             finally:
                 connection.terminate()

@@ -21,7 +21,7 @@ from tests.torture.application import CREATE, SENT, Application
 from tests.torture.checker import Terms
 from tests.torture.facts import Facts, read
 from tests.torture.ledger import Fault, Ledger
-from tests.torture.merchants import Merchants
+from tests.torture.merchants import MOODS, Merchants
 from tests.torture.seat import MAX_ATTEMPTS, TIMEOUT, Line, Seat
 
 # Webhooks by name: topic, and the mood that their merchant is always in (None: it changes).
@@ -58,7 +58,8 @@ _RATE = 6.0
 @dataclass
 class World:
     """`accounts` and `webhooks`: ids by name. `holders`: of each shard the process that was last seen to hold it. `wrong`: a
-    sentence for everything that is not as it should be; `notes`: for what is, and worth telling."""
+    sentence for everything that is not as it should be; `notes`: for what is, and worth telling. `moods`: those that come over
+    merchants who are moody."""
 
     seed: int
     server: Server
@@ -75,6 +76,7 @@ class World:
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     only: str | None = None
+    moods: Sequence[str] = MOODS
 
     async def connect(self) -> db.Connection:
         return await asyncpg.connect(self.dsn, timeout=5)
