@@ -117,17 +117,16 @@ def told(processes: Sequence[asyncio.subprocess.Process]) -> None:
 
 
 def _configuration(dsn: str, ca_file: Path, settings: Mapping[str, int | str], face: Path | None) -> str:
-    http = "listen = 'off'"
+    http = "[http]\nlisten = 'off'\n"
     if face is not None:
         token = face.with_suffix(".token")
         token.write_text(TOKEN)
         token.chmod(0o600)
-        http = f"listen = {json.dumps(f'unix:{face}')}\ntoken_file = {json.dumps(str(token))}"
+        http = f"[http]\nlisten = {json.dumps(f'unix:{face}')}\ntoken_file = {json.dumps(str(token))}\n"
     delivery = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
     return (
         f"[database]\ndsn = {json.dumps(dsn)}\n[delivery]\n{delivery}[log]\nlevel = 'warning'\nformat = 'json'\n"
-        f"[http]\n{http}\n"
-        f"[egress]\nallow_http = true\nallow = ['127.0.0.0/8']\nports = ['1-65535']\nca_file = {json.dumps(str(ca_file))}\n"
+        f"{http}[egress]\nallow_http = true\nallow = ['127.0.0.0/8']\nports = ['1-65535']\nca_file = {json.dumps(str(ca_file))}\n"
     )
 
 
