@@ -126,7 +126,8 @@ def _configuration(dsn: str, ca_file: Path, settings: Mapping[str, int | str], f
     delivery = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
     return (
         f"[database]\ndsn = {json.dumps(dsn)}\n[delivery]\n{delivery}[log]\nlevel = 'warning'\nformat = 'json'\n"
-        f"{http}[egress]\nallow_http = true\nallow = ['127.0.0.0/8']\nports = ['1-65535']\nca_file = {json.dumps(str(ca_file))}\n"
+        f"{http}"
+        f"[egress]\nallow_http = true\nallow = ['127.0.0.0/8']\nports = ['1-65535']\nca_file = {json.dumps(str(ca_file))}\n"
     )
 
 
