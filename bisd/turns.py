@@ -58,6 +58,8 @@ class Turns(Generic[Lane]):
             share.debt -= 1
             circle.append(share)
             share = circle.popleft()
+        if not circle:
+            share.debt = 0  # nobody else is in line, so nobody is owed a turn
         lane = share.lanes.popleft()
         if share.lanes:
             circle.append(share)

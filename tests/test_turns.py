@@ -73,6 +73,20 @@ def test_alone_nobody_waits() -> None:
     assert 100 == len(serve([[20 * TURN]], 100))
 
 
+def test_what_was_sent_alone_is_held_against_nobody() -> None:
+    """However much that was: who was alone has a turn again once others have had what its last body was worth."""
+    line = Turns[str]()
+    first, second = line.share(1), line.share(2)
+    for _ in range(1000):
+        line.add("first", first)
+        assert "first" == line.take()
+        line.charge(first, 20 * TURN)
+    line.add("first", first)
+    for turn in range(21):
+        line.add("second", second)
+        assert ("second" if turn < 20 else "first") == line.take()
+
+
 @given(st.lists(st.sampled_from(["add", "take"]), max_size=60))
 def test_whoever_is_in_line_has_a_turn(steps: list[str]) -> None:
     """And nobody else: true while somebody is."""

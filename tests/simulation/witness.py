@@ -134,13 +134,15 @@ class Witness:
         return flight.taken or isinstance(flight.answer, Refusal)
 
     def _fair(self, daemon: Daemon, webhook_id: int) -> None:
-        """Who is in line gets a turn when all accounts have had as many as his own has lanes; more, where bodies are long."""
+        """Who is in line with something that is due gets a turn when all accounts have had as many as his own has lanes; more,
+        where bodies are long."""
         lanes, passed = daemon.lanes, self._passed[daemon]
         passed[webhook_id] = 0
         accounts = Counter(lane.webhook.account_id for lane in lanes._lanes.values())
         bound = (len(accounts) + 1) * (max(accounts.values()) + 1) * (1 + self._world.plan.bytes // 16_384)
         for number, lane in lanes._lanes.items():
-            waits = lane.queued and number not in lanes._aside and number not in lanes._aside_twice
+            is_due = (lane.due() or END[0]) <= daemon.clock.now()
+            waits = lane.queued and is_due and number not in lanes._aside and number not in lanes._aside_twice
             passed[number] = passed[number] + 1 if waits and number != webhook_id else 0
             if passed[number] > bound:
                 self.deny("fair", f"{passed[number]} others were sent while webhook {number} was in line")
