@@ -229,6 +229,7 @@ def simulated(world: World) -> Iterator[None]:
     with ExitStack() as patched:
         for module, name, value in (
             (intake, "monotonic", ticks),
+            (intake, "ticks", ticks),
             (intake, "_TEND_EVERY", intake._TEND_EVERY * stride),
             (intake, "_REFILL_ROWS", plan.rows),
             (intake, "_OPEN_AT_ONCE", plan.at_once),
