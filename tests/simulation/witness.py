@@ -106,11 +106,12 @@ class Witness:
         self._fair(daemon, webhook.id)
 
     def _pace(self, key: Key, flight: Flight) -> None:
-        """Whoever sent last: a fault may have kept that from the database."""
+        """Whoever sent last: a fault may have kept that from the database. And an answer that a fault has made late leaves its
+        daemon's clock behind until the next one."""
         hook = self._world.database.hooks[key[0]]
         rate, last = hook.webhook.rate, self._posted.get(key[0])
         self._posted[key[0]] = flight
-        known = max(hook.changed_at, 0.0) < flight.began - _KNOWN * self._world.plan.stride
+        known = max(hook.changed_at, flight.daemon.fault_until, 0.0) < flight.began - _KNOWN * self._world.plan.stride
         posted = (
             last is not None and not last.explained and not flight.explained and not isinstance(last.answer, Refusal | Fault)
         )
