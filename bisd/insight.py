@@ -17,7 +17,7 @@ from bisd.model import SHARDS
 _COUNTED = 10_000
 _LISTED = 10
 # Pages of the history that are read for its course, or attempts of each webhook.
-_PAGES_READ = 1000
+_PAGES_READ = 256
 _ATTEMPTS_READ = 10_000
 # What a glance looks at: webhooks, POSTs of each, deliveries that each is owed.
 _GLANCED_WEBHOOKS = 200
@@ -176,7 +176,7 @@ async def event(connection: db.Connection, event_id: int, account_id: int | None
 async def history(connection: db.Connection, since: datetime, step: timedelta, account_id: int | None = None) -> Rows:
     """The course of the attempts, a row for each `step` in which there were any: `at`, how many were `delivered`, `retried`,
     `failed` and `dropped` (expired, refused, cancelled), what half, 95 and 99 of 100 took at most (`took_ms`), and whether that
-    is `exact`. A bounded part of the history is read: of all webhooks by chance, of an account the last of each webhook."""
+    is `exact`. A bounded part of the history is read: of all webhooks a sample of each step, of an account the last of each."""
     if account_id is None:
         found = await connection.fetch(db.query("history"), since, step, _PAGES_READ)
     else:

@@ -44,13 +44,15 @@ _FILL = """
     select case when n > 3600 then 1900 else (n + 1) / 2 end, 'a', 'https://example.com/', true, true
     from generate_series(1, 4000) n;
     insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, total_ms, due_at)
-    select n, w, at, at, 1, v, case v when 'delivered' then 200 else 500 end, 5 + n % 400, case v when 'retry' then at end
+    select n, w, x.at + p.after, x.at, p.number, p.v, case p.v when 'delivered' then 200 else 500 end, p.took, p.due_at
     from (select n, case n % 3 when 0 then 1 else 1 + n % 4000 end as w, now() - (1000001 - n) * interval '1.6 s' as at,
                  (case when n % 1000 = 0 then 'failed' when n % 50 = 0 then 'retry' else 'delivered' end)::bisd.verdict as v
-          from generate_series(1, 1000000) n) x;
-    insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, total_ms)
-    select event_id, webhook_id, attempted_at + interval '5 s', event_created_at, 2, 'delivered', 200, 10
-    from bisd.attempt where verdict = 'retry' and event_id <= 950000;
+          from generate_series(1, 1000000) n) x
+    cross join lateral (
+        select 1 as number, interval '0 s' as after, x.v, 5 + n % 400 as took, case x.v when 'retry' then x.at end as due_at
+        union all
+        select 2, interval '5 s', 'delivered', 10, null where x.v = 'retry' and n <= 950000
+    ) p;
     insert into bisd.event (id, account_id, topic, body, created_at) overriding system value
     select n, w.account_id, 'a', '{}', now() - (1000001 - n) * interval '1.6 s'
     from generate_series(900001, 1000000) n join bisd.webhook w on w.id = case n % 3 when 0 then 1 else 1 + n % 4000 end;
@@ -168,6 +170,35 @@ def test_the_command_line_lists_as_quickly(filled: str, tmp_path: Path) -> None:
         began = time.monotonic()
         assert 0 == bisd("delivery", "list", *arguments).returncode
         assert time.monotonic() - began < 2
+
+
+# The twelve hours since $1: six, each busier than the one before; one in which there was nothing; and five, in each of which
+# more failed than in the one before.
+_COURSE = """
+    insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, total_ms)
+    select n, 1, at, at, 1, case when n % 20 < hour - 6 then 'failed' else 'delivered' end::bisd.verdict, 200,
+           hour * 10 + n % 10
+    from (select hour, case when hour < 6 then 1500 * (1 + hour) when hour > 6 then 4000 else 0 end as number
+          from generate_series(0, 11) hour) x
+    cross join generate_series(1, number) n
+    cross join lateral (select $1::timestamptz + (hour + (n - 0.5) / number) * interval '1 h' as at) y
+    order by at
+"""
+
+
+async def test_the_course_of_a_long_history_is_told_by_a_part_of_it(connect: Callable[[], Awaitable[db.Connection]]) -> None:
+    """A quarter of the pages read, an hour is told to a twentieth, and what failed to a quarter; and when there was nothing."""
+    connection = await connect()
+    since = datetime.now(UTC) - timedelta(hours=12)
+    await connection.execute(_COURSE, since)
+    whole, part = [await connection.fetch(db.query("history"), since, timedelta(hours=1), pages) for pages in (100_000, 150)]
+    assert ({True}, {False}) == ({row["exact"] for row in whole}, {row["exact"] for row in part})
+    assert [1500, 3000, 4500, 6000, 7500, 9000, 3800, 3600, 3400, 3200, 3000] == [row["delivered"] for row in whole]
+    assert [row["at"] for row in whole] == [row["at"] for row in part]
+    for exact, told in zip(whole, part, strict=True):
+        assert exact["delivered"] == pytest.approx(told["delivered"], rel=0.05)
+        assert exact["failed"] == pytest.approx(told["failed"], rel=0.25)
+        assert exact["took_ms"] == pytest.approx(told["took_ms"], abs=1)
 
 
 # Every way that a delivery can have gone, many times over, at three webhooks of two accounts.

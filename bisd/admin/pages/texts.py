@@ -137,7 +137,7 @@ TEXTS = {
     "overview.now": "now",
     "overview.empty": "Nothing was tried in this time",
     "overview.empty_hint": "As soon as an event is owed to a webhook that is on, its attempts are drawn here.",
-    "overview.estimated": "There are so many attempts that a part of them, drawn by chance, stands for all.",
+    "overview.estimated": "There are so many attempts that a part of them, evenly drawn, stands for all.",
     "overview.throughput": "Throughput",
     "overview.throughput_label": "Attempts over time, stacked by what came of them: {number} in all",
     "overview.top": "{number} in {step}",

@@ -141,6 +141,84 @@ begin
     end loop;
 end $$;
 
+-- The attempts since `since`, each with how many it stands for, by steps of `step` of time. About `pages` of the history are read:
+-- all of it, if it has no more; else of each step the same number, evenly spaced. Which pages are a step's is found by halving, as a
+-- partition is written at its end alone and is in the order of time, or nearly; an attempt itself counts where its own time is.
+create function bisd.sampled_attempts(
+    since timestamptz, step interval, pages integer,
+    out exact boolean, out stands_for double precision,
+    out attempted_at timestamptz, out verdict bisd.verdict, out status smallint, out total_ms real
+) returns setof record
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+declare
+    share bigint;
+    part regclass;
+    size bigint;
+    ends timestamptz;
+    first bigint;
+    previous bigint;
+    low bigint;
+    high bigint;
+    stride bigint;
+    middle bigint;
+    latest timestamptz;
+    page bigint;
+    following bigint;
+begin
+    for part, size, ends, exact, share in
+        select p.part, p.size, date_bin(step, greatest(p.midnight, since), since), sum(p.size) over () <= pages,
+               greatest(1, pages / (count(*) over () + extract(epoch from now() - since) / extract(epoch from step)))
+        from (
+            select c.oid as part, pg_relation_size(c.oid) / current_setting('block_size')::integer as size,
+                   case when c.relname ~ '_[0-9]{8}$' then bisd.midnight(to_date(right(c.relname, 8), 'YYYYMMDD')) end as midnight
+            from pg_inherits i
+            join pg_class c on c.oid = i.inhrelid
+            where i.inhparent = 'bisd.attempt'::regclass
+        ) p
+        where p.size > 0 and coalesce(p.midnight + interval '1 day' > since, true)
+    loop
+        first := 0;
+        previous := 0;
+        high := 0;
+        while first < size loop
+            -- The pages from `first` on and before `high`, the first one that reaches the end of the step: as many as the last time,
+            -- or twice that, and so on, and then by halves.
+            low := first - 1;
+            stride := greatest(1, high - previous);
+            high := size;
+            while not exact and ends <= now() and low + 1 < high loop
+                middle := case when stride > 0 then least(low + stride, high - 1) else (low + high) / 2 end;
+                execute format('select max(a.attempted_at) from %s a where a.ctid >= $1 and a.ctid < $2', part)
+                into latest using format('(%s,0)', middle)::tid, format('(%s,0)', middle + 1)::tid;
+                if latest >= ends then
+                    high := middle;
+                    stride := 0;
+                else
+                    low := middle;
+                    stride := stride * 2;
+                end if;
+            end loop;
+            -- The first of them has something of the step before as well, and stands for itself alone.
+            page := first;
+            following := case when exact or high - first <= share + 1 then high else first + 1 end;
+            stands_for := 1;
+            for n in 1 .. share + 1 loop
+                return query execute format(
+                    'select $1, $2, a.attempted_at, a.verdict, a.status, a.total_ms from %s a '
+                    'where a.ctid >= $3 and a.ctid < $4 and a.attempted_at >= $5 and not a.test', part)
+                    using exact, stands_for, format('(%s,0)', page)::tid, format('(%s,0)', following)::tid, since;
+                exit when following = high;
+                page := first + 1 + (2 * n - 1) * (high - first - 1) / (2 * share);
+                following := page + 1;
+                stands_for := (high - first - 1)::double precision / share;
+            end loop;
+            previous := first;
+            first := high;
+            ends := ends + step;
+        end loop;
+    end loop;
+end $$;
+
 -- One delivery, as in bisd.delivery_status; none if there is none. Attempts are looked for by their event (webhook_id + 0): of few
 -- rows the planner takes an index by webhook to be as good, and a session keeps that plan when there are many.
 create function bisd.delivery_of(event_id bigint, webhook_id bigint) returns setof bisd.delivery_status
@@ -181,17 +259,19 @@ revoke all on bisd.token, bisd.answered from public;
 revoke all on function bisd.create_token(bigint, text, timestamptz), bisd.revoke_token(bigint), bisd.use_token(bytea),
     bisd.forget_answers(timestamptz),
     bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
-    bisd.delivery_of(bigint, bigint) from public;
+    bisd.sampled_attempts(timestamptz, interval, integer), bisd.delivery_of(bigint, bigint) from public;
 
 do $$
 begin
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_reader') then
         grant execute on function bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
+            bisd.sampled_attempts(timestamptz, interval, integer),
             bisd.delivery_of(bigint, bigint) to bisd_reader;
     end if;
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_daemon') then
         grant execute on function bisd.use_token(bytea), bisd.forget_answers(timestamptz),
             bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
+            bisd.sampled_attempts(timestamptz, interval, integer),
             bisd.delivery_of(bigint, bigint) to bisd_daemon;
     end if;
     -- What an operator may do by the HTTP face: granted to the daemon's login, or to that of whoever gives orders.
@@ -211,6 +291,7 @@ begin
             bisd.revoke_token(bigint), bisd.require_webhook(bigint), bisd.owing(), bisd.recent(),
             bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz),
             bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
+            bisd.sampled_attempts(timestamptz, interval, integer),
             bisd.delivery_of(bigint, bigint) to bisd_admin;
     end if;
 end $$;
