@@ -137,9 +137,8 @@ class Cluster:
         """Ends it, if it runs, and all that is left of it."""
         if (self._data / "postmaster.pid").exists():
             self.stop()
-        shutil.rmtree(self._data, ignore_errors=True)
-        if self._own is not None:
-            shutil.rmtree(self._own, ignore_errors=True)
+        # A thousand databases are 300,000 files, and half a minute for shutil.rmtree.
+        subprocess.run(["rm", "-rf", self._own or self._data], check=False)
 
 
 class Standby(Cluster):

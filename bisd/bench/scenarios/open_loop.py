@@ -177,6 +177,7 @@ async def _beside_hung(rig: Rig, accounts: int, seconds: float, hung: bool) -> R
 
 async def _sell(rig: Rig, base: Base, rate: int, seconds: float, accounts: int, healthy: int) -> Run:
     """Sells for so many seconds, in turn of the accounts, and waits until those up to `healthy` have had everything."""
+    await base.checkpoint()
     await rig.receivers.taken()
     since = datetime.now(UTC)
     question = {"dsn": base.dsn, "statement": db.query("bench_insert"), "rate": rate, "seconds": seconds, "accounts": accounts}
