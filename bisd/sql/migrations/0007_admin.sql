@@ -167,7 +167,7 @@ declare
 begin
     for part, size, ends, exact, share in
         select p.part, p.size, date_bin(step, greatest(p.midnight, since), since), sum(p.size) over () <= pages,
-               greatest(1, pages / (count(*) over () + extract(epoch from now() - since) / extract(epoch from step)))
+               greatest(1, pages / (count(*) over () + greatest(0, extract(epoch from now() - since)) / extract(epoch from step)))
         from (
             select c.oid as part, pg_relation_size(c.oid) / current_setting('block_size')::integer as size,
                    case when c.relname ~ '_[0-9]{8}$' then bisd.midnight(to_date(right(c.relname, 8), 'YYYYMMDD')) end as midnight
