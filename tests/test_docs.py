@@ -44,7 +44,8 @@ OUR_OWN = {
     "notification_created", "notification_json", "notification_sent", "owing", "passes", "plan_changed", "recent",
     "record_faults", "refuse_event", "report", "require_account", "require_attachable", "require_expression", "require_plan",
     "require_topic", "require_url", "require_webhook", "reread_webhook", "restamp", "resume_account", "ring", "sample",
-    "seal_keys", "stamp_webhook", "url_fault", "use_token", "utc", "visible_columns", "webhook_state", "webhooks_changed",
+    "sampled_attempts", "seal_keys", "stamp_webhook", "url_fault", "use_token", "utc", "visible_columns", "webhook_state",
+    "webhooks_changed",
 }  # fmt: skip
 
 
