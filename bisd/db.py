@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import cache
 from importlib.resources import files
-from typing import Any
 
 import asyncpg
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
@@ -193,8 +192,9 @@ class Trouble:
 
 def outliving(
     lost: Callable[[BaseException], None], faults: tuple[type[BaseException], ...] = TRANSIENT, longest: float = 1.0
-) -> AsyncIterator[Any]:
-    """Attempts without end at what needs the database, until one succeeds; waits up to `longest` seconds between them.
+) -> AsyncRetrying:
+    """Attempts without end at what needs the database, until one succeeds; waits up to `longest` seconds between them. May be
+    gone through again: each that is made leaves circular garbage.
 
     `lost` hears of every fault. Only `faults` are outlived: anything else, cancellation included, is raised.
     """
@@ -204,11 +204,9 @@ def outliving(
         if fault is not None:
             lost(fault)
 
-    return aiter(
-        AsyncRetrying(
-            retry=retry_if_exception_type(faults),
-            wait=wait_random_exponential(multiplier=0.1, max=longest),
-            before_sleep=tell,
-            reraise=True,
-        )
+    return AsyncRetrying(
+        retry=retry_if_exception_type(faults),
+        wait=wait_random_exponential(multiplier=0.1, max=longest),
+        before_sleep=tell,
+        reraise=True,
     )

@@ -7,7 +7,11 @@ here is ours.
 from __future__ import annotations
 
 import asyncio
+import gc
 import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -130,6 +134,33 @@ async def test_misbehaviour(path: str, port: str, hostile: Hostile) -> None:
         return told(answer), bounded(cost)
 
     assert (EXPECTED[path], []) == await at_best(go)
+
+
+@pytest.mark.parametrize("port", ["plain", "tls"])
+async def test_no_misbehaviour_keeps_what_was_sent(port: str, hostile: Hostile) -> None:
+    """Nobody holds a message any more that was sent, whatever was answered, and nobody has to collect garbage for that: a
+    thousand of a megabyte would be held until it comes to it."""
+    kept = {}
+    with uncollected():
+        for path in EXPECTED:
+            async with client(hostile, 0.5) as post:
+                sent = message(hostile.url(f"{path}?{port}", port))
+                before = sys.getrefcount(sent)
+                await post.send(sent)
+            await eventually(lambda: no_connection(hostile), 0.5)
+            if sys.getrefcount(sent) != before:
+                kept[path] = sys.getrefcount(sent) - before
+    assert {} == kept
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Garbage that is circular stays as long as this lasts."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 # Before there is a path, by scheme.

@@ -115,6 +115,7 @@ class Post:
                 try:
                     reply = await self._client.post(destination, message, timeout, notes)
                 except _WITHOUT_ANSWER as fault:
+                    _let_go(fault)
                     # Sent on a connection that had been kept open too long, which ended without a byte of an answer: once
                     # more, on a fresh one.
                     if not notes.fresh and notes.stale and isinstance(fault, _CLOSED):
@@ -207,6 +208,14 @@ def _without_answer(fault: BaseException, timings: Timings, *, resent: bool) -> 
     if isinstance(fault, aiohttp.ClientHttpProxyError):
         return _by_proxy(fault.status, timings)
     return NoResponse(_code(fault), timings, resent)
+
+
+def _let_go(fault: BaseException | None) -> None:
+    """Its frames hold the message and the connection, which holds the fault: they would stay until the collector comes, which
+    comes seldom."""
+    while fault is not None:
+        fault.__traceback__ = None
+        fault = fault.__cause__ or fault.__context__
 
 
 def _is_ours(fault: OSError) -> bool:
