@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import NamedTuple
 
 from bisd.delivery.lane import END, Key, Lane, Window
@@ -28,6 +28,8 @@ _DOUBTED = 0.8
 _DOUBTED_TWICE = 0.05
 # Whoever sends himself a thousand tests has no right to a thousand connections.
 _TESTS_AT_ONCE = 32
+# So many timers of lanes may be out of date, and as many as there are lanes.
+_TIMERS = 1000
 
 
 class Turn(NamedTuple):
@@ -168,9 +170,13 @@ class Lanes:
         window = self.window
         for delivery in deliveries:
             lane = self._lanes.get(delivery.webhook_id)
-            if lane is not None and not self._is_stale(delivery):
+            if lane is None:
+                continue
+            if self._is_stale(delivery):
+                self._reread_if_moved(lane, delivery)
+            else:
                 lane.arrive(delivery, window)
-                self._feed(lane)
+            self._feed(lane)
 
     def reread(self, webhook_id: int, due_at: datetime) -> None:
         """What its lane knows from `due_at` on is not all there is: the table is read again from there."""
@@ -196,7 +202,10 @@ class Lanes:
         for delivery in rows:
             by_lane.setdefault(delivery.webhook_id, []).append(delivery)
         for lane, room in asked:
-            lane.refill(by_lane.get(lane.webhook.id, []), Window(room, self.window.octets), self._is_stale)
+            read = by_lane.get(lane.webhook.id, [])
+            lane.refill(read, Window(room, self.window.octets), self._is_stale)
+            for delivery in filter(self._is_stale, read):
+                self._reread_if_moved(lane, delivery)
             self._feed(lane)
 
     def next(self, now: datetime) -> Turn | None:
@@ -302,6 +311,9 @@ class Lanes:
         if due is not None and due > now and (lane.timer is None or due < lane.timer):
             lane.timer = due
             heappush(self._timers, (due, lane.webhook.id))
+            if len(self._timers) > 2 * len(self._lanes) + _TIMERS:
+                self._timers = [(one.timer, one.webhook.id) for one in self._lanes.values() if one.timer is not None]
+                heapify(self._timers)
 
     def _ring(self, now: datetime) -> None:
         while self._timers and self._timers[0][0] <= now:
@@ -318,4 +330,11 @@ class Lanes:
         return True
 
     def _is_stale(self, delivery: Delivery) -> bool:
-        return self._settled.get((delivery.webhook_id, delivery.event_id)) == delivery.due_at
+        """What was read may be from before an outcome was written that came in while it was read: it is not taken."""
+        return (delivery.webhook_id, delivery.event_id) in self._settled
+
+    def _reread_if_moved(self, lane: Lane, delivery: Delivery) -> None:
+        """Stale, but due at another time than it was taken for: somebody has made it due again, before it was written or
+        since. Only the table knows, by the next read."""
+        if self._settled[lane.webhook.id, delivery.event_id] != delivery.due_at and not lane.knows(delivery):
+            lane.reread(delivery.due_at)

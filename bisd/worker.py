@@ -161,7 +161,8 @@ def hear(lanes: Lanes, outcomes: Iterable[Outcome], fenced: Container[tuple[int,
         delivery = outcome.delivery
         if (delivery.webhook_id, delivery.event_id) in fenced:
             lanes.written(delivery, None)
-            lanes.reread(delivery.webhook_id, delivery.owed_since)
+            # A replay may be owed from a later time on than it was made due.
+            lanes.reread(delivery.webhook_id, min(delivery.owed_since, delivery.due_at))
         else:
             lanes.written(delivery, outcome.owed())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pytest
 from aiohttp import web
 
 from bisd.config import Config, DeactivationConfig
@@ -167,9 +168,13 @@ async def test_a_webhook_is_not_told_of_itself(shop: Shop, receiver: Receiver, c
     assert await shop.connection.fetch("select event_id from bisd.delivery where webhook_id = $1", failing) == [(1,)]
 
 
-async def test_gone_deactivates_at_once(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
-    """410 is enough, once; the row says why, and what is owed is held."""
-    webhook_id = await shop.subscribe("notification/create", receiver.url)
+@pytest.mark.parametrize("by_hand", [False, True])
+async def test_gone_deactivates_at_once(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str, by_hand: bool) -> None:
+    """410 is enough, once; the row says why, and what is owed is held; whether it was switched on by bisd.enable_webhook or in
+    the table."""
+    webhook_id = await shop.subscribe("notification/create", receiver.url, enable=not by_hand)
+    if by_hand:
+        await shop.connection.execute("update bisd.webhook set enabled = true where id = $1", webhook_id)
     receiver.statuses = [410]
     async with running(_config(ca_file, min_attempts=1000, failing_for=86_400), dsn):
         await shop.notify()

@@ -7,8 +7,9 @@ import pytest
 from bisd.delivery.lane import BEGINNING, END, Key, Lane, Window
 from bisd.health import Limits
 from bisd.lanes import Lanes
-from bisd.model import Delivery, Standing, Took, Webhook
+from bisd.model import Delivery, Outcome, Retry, Standing, Took, Webhook
 from bisd.turns import Share
+from bisd.worker import hear
 from tests.support.table import START, delivery, seconds, webhook
 from tests.test_lanes import LaneMachine
 
@@ -247,6 +248,34 @@ def test_what_is_read_again_is_read_from_there(ordered: bool) -> None:
     assert (0 if ordered else 1) == len(lane)
 
 
+def test_what_is_read_again_and_again_leaves_nothing_behind() -> None:
+    """Neither where the order is kept, nor in the timers of lanes that wait for what is due ever sooner."""
+    lane = lane_with(*some(1), horizon=END, like=webhook(1, ordered=True))
+    for _ in range(100):
+        lane.refill(some(100), Window(1000, 1000), lambda _: False)
+        lane.reread(START)
+    assert len(lane._order) <= 100
+    lanes = Lanes(ceiling=8, limits=LIMITS, window=10)
+    lanes.put(webhook(1), END)
+    for number in range(1, 5000):
+        lanes.arrive([delivery(1, number, 10_000 - number)])
+        assert [] == sent(lanes)
+    assert len(lanes._timers) < 1100
+
+
+def test_what_the_fence_kept_is_read_again_from_when_it_was_due() -> None:
+    """A replay is owed from a later time on, and may be made due before."""
+    lanes = Lanes(ceiling=8, limits=LIMITS, window=10)
+    lanes.put(webhook(1), END)
+    owed = delivery(1, 1)._replace(owed_since=START + seconds(3600))
+    lanes.arrive([owed])
+    assert [1] == sent(lanes)
+    lanes.finish(owed, Took.NO, START, "status 500")
+    hear(lanes, [Outcome(owed, START, None, Retry(START + seconds(5)))], {(1, 1)})
+    ((lane, _),) = lanes.hungry(1)
+    assert lane.horizon <= (owed.due_at, 0)
+
+
 @pytest.mark.parametrize(
     ("rows", "octets", "horizon"),
     [(5, 1000, END), (6, 1000, (START + seconds(6), 7)), (5, 500, (START + seconds(5), 6)), (5, 501, END)],
@@ -468,9 +497,11 @@ def test_what_arrives_while_a_closed_lane_waits_for_its_last_write_back_is_sent(
     assert {} == daemon.table.rows
 
 
+@pytest.mark.parametrize("moved", [False, True])
 @pytest.mark.parametrize("read", ["look", "refill"])
-def test_what_was_read_before_it_was_written_back_is_not_sent_again(read: str) -> None:
-    """A look or a refill is as old as its snapshot: what was delivered since then is in it, and is passed over."""
+def test_what_was_read_before_it_was_written_back_is_not_sent_again(read: str, moved: bool) -> None:
+    """A look or a refill is as old as its snapshot: what was delivered since then is in it, and is passed over, even if it had
+    been made due anew meanwhile."""
     daemon = LaneMachine()
     daemon.insert(1, [0])
     daemon.lose_connection()
@@ -482,6 +513,9 @@ def test_what_was_read_before_it_was_written_back_is_not_sent_again(read: str) -
     if read == "refill":
         daemon.change_webhook(1, True, None, False, None)  # which reads everything again
         daemon._look()
+    if moved:
+        for row in list(daemon.table.rows.values()):
+            daemon.table.put(row._replace(due_at=row.due_at - seconds(0.001)))
     daemon.begin_look(False) if read == "look" else daemon.begin_refill()
     for _ in range(2):
         daemon._write_back("taken")

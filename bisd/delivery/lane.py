@@ -144,6 +144,11 @@ class Lane:
             self._octets += delivery.size - (known.size if known is not None else 0)
             heappush(self._order, self._key(delivery))
 
+    def knows(self, delivery: Delivery) -> bool:
+        """Whether it is held or busy, with this due time."""
+        held = self._held.get(delivery.event_id)
+        return delivery.due_at == (held.due_at if held is not None else self._busy.get(delivery.event_id))
+
     def arrive(self, delivery: Delivery, window: Window) -> None:
         """Takes what a look found or what is to be retried; beyond the horizon it is left to the table."""
         key = self._key(delivery)
@@ -310,6 +315,7 @@ class Lane:
         if key < self.horizon:
             for delivery in [delivery for delivery in self._held.values() if self._key(delivery) >= key]:
                 self._octets -= self._held.pop(delivery.event_id).size
+            self._order = sorted(map(self._key, self._held.values()))
         self._leave(key)
 
     def _trim(self, window: Window) -> None:

@@ -136,7 +136,8 @@ class Writeback:
                 except db.ANY as fault:
                     self._lose(fault)
             if not told:
-                self._put_off.setdefault(webhook_id, report)
+                if webhook_id not in self._reports:
+                    self._put_off[webhook_id] = report
             elif report.deactivate is not None:
                 self._log.warning(log.Event.WEBHOOK_DEACTIVATED, webhook_id=webhook_id, reason=report.deactivate)
         if self._put_off:

@@ -439,7 +439,7 @@ begin
     select w.* into known from bisd.webhook w where w.id = report.webhook_id and w.enabled for no key update skip locked;
     if not found then
         return not exists (select from bisd.webhook w where w.id = report.webhook_id and w.enabled);
-    elsif coalesce(report.failing_since < known.resumed_at, known.failing_since is null) then
+    elsif report.failing_since < known.resumed_at or report.failing_since is null and known.failing_since is null then
         return true;
     end if;
     if deactivate is not null then
