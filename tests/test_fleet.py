@@ -22,7 +22,6 @@ from bisd.fleet import UNREAD, Fleet, Tending, mask
 from bisd.service import Service
 from tests.support.daemon import Process, configure, running
 from tests.support.link import Link
-from tests.support.machine import within
 from tests.support.postgres import Server
 from tests.support.receiver import Receiver
 from tests.support.shop import Shop, eventually
@@ -144,9 +143,7 @@ async def test_two_daemons_share_without_a_repeat(shop: Shop, receiver: Receiver
             await receiver.received(5_000, 60)
             await eventually(lambda: _is_zero(shop))
     assert len(receiver.requests) == 5_000
-    rows = await shop.connection.fetch(
-        "select webhook_id, count(*), count(distinct event_id) from bisd.attempt where verdict = 'delivered' group by 1"
-    )
+    rows = await shop.connection.fetch("select webhook_id, count(*), count(distinct event_id) from bisd.attempt group by 1")
     assert [tuple(row) for row in sorted(rows)] == [(webhook_id, 100, 100) for webhook_id in range(1, 51)]
 
 
@@ -397,4 +394,4 @@ async def test_hand_over_without_a_gap(shop: Shop, receiver: Receiver, ca_file: 
     assert len(receiver.requests) == _pairs(receiver) == webhooks * len(committed)
     waited = sorted(got.at - committed[got.id] for got in receiver.requests)
     print(f"{len(committed)} events, the slowest {waited[-1]:.3f} s")
-    assert within(waited[-1], 4.5)
+    assert waited[-1] < 4.5
