@@ -203,8 +203,7 @@ class Lanes:
             by_lane.setdefault(delivery.webhook_id, []).append(delivery)
         for lane, room in asked:
             read = by_lane.get(lane.webhook.id, [])
-            lane.refill(read, Window(room, self.window.octets), self._is_stale)
-            for delivery in filter(self._is_stale, read):
+            for delivery in lane.refill(read, Window(room, self.window.octets), self._is_stale):
                 self._reread_if_moved(lane, delivery)
             self._feed(lane)
 

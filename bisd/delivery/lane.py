@@ -159,18 +159,22 @@ class Lane:
             if len(self._held) > 2 * window.deliveries or self._octets > 2 * window.octets:
                 self._trim(window)
 
-    def refill(self, rows: Sequence[Delivery], asked: Window, stale: Callable[[Delivery], bool]) -> None:
-        """Takes what a refill read from the horizon on; `asked` is how much it would have read."""
+    def refill(self, rows: Sequence[Delivery], asked: Window, stale: Callable[[Delivery], bool]) -> list[Delivery]:
+        """Takes what a refill read from the horizon on; `asked` is how much it would have read. Answers what is stale of it."""
         if len(rows) < asked.deliveries and sum(delivery.size for delivery in rows) < asked.octets:
             self.horizon = END
         else:
             due_at, event_id = self._key(rows[-1])
             self.horizon = (due_at, event_id + 1)
+        passed_over = []
         for delivery in rows:
-            if not stale(delivery):
+            if stale(delivery):
+                passed_over.append(delivery)
+            else:
                 self.hold(delivery)
         # What was left to the table since may not have been there yet when it was read.
         self._lower(self._left)
+        return passed_over
 
     def reread(self, due_at: datetime) -> None:
         """There is more from `due_at` on than is known here: a refill reads it."""

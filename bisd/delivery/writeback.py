@@ -41,7 +41,7 @@ class Writeback:
         self._connect = connect
         self._written = written
         self._connection: db.Connection | None = None
-        self._attempts = db.outliving(self._lose, db.ANY)
+        self._outliving = db.outliving(self._lose, db.ANY)
         self._waiting: list[Outcome] = []
         self._writing = 0
         self._reports: dict[int, Report] = {}
@@ -101,7 +101,7 @@ class Writeback:
         rows: list[asyncpg.Record] = []
         seconds = 0.0
         columns = list(zip(*map(_row, batch), strict=True))
-        async for attempt in self._attempts:
+        async for attempt in self._outliving:
             with attempt:
                 self._turned_at = monotonic()
                 if self._connection is None:
