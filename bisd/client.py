@@ -12,7 +12,7 @@ import functools
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from http import HTTPStatus
 from time import monotonic
@@ -72,9 +72,10 @@ class Destination(aiohttp.ClientRequest):
 class Notes:
     """What one attempt knows of its connection: how long it took to get it, in milliseconds, None where it was open already;
     and the protocol that its answer comes in by. `fresh`: it is to be a new one. `secured_from`: when TLS began (monotonic).
+    `dialled`: the sockets of a connection that is being made, and whether one was `handed` to the loop.
     """
 
-    __slots__ = ("dns", "connect", "tls", "secured_from", "fresh", "handler")
+    __slots__ = ("dns", "connect", "tls", "secured_from", "fresh", "handler", "dialled", "handed")
 
     def __init__(self, fresh: bool = False) -> None:
         self.dns: float | None = None
@@ -83,6 +84,8 @@ class Notes:
         self.secured_from: float | None = None
         self.fresh = fresh
         self.handler: Handler | None = None
+        self.dialled: list[socket.socket] = []
+        self.handed = False
 
     @property
     def stale(self) -> bool:
@@ -286,9 +289,38 @@ class Handler(ResponseHandler):
 class Connector(aiohttp.TCPConnector):
     """aiohttp's, with what a new connection cost put down in the attempt's notes. `most`: octets of one answer."""
 
-    def __init__(self, most: int, **settings: Any) -> None:
-        super().__init__(**settings)
-        self._factory = functools.partial(Handler, self._loop, most, Watch(self._loop))  # type: ignore[assignment]
+    def __init__(self, most: int, open_socket: Callable[[aiohttp.AddrInfoType], socket.socket], **settings: Any) -> None:
+        super().__init__(socket_factory=self._dial, **settings)
+        self._open_socket = open_socket
+        self._make_handler = functools.partial(Handler, self._loop, most, Watch(self._loop))
+        self._factory = self._hand  # type: ignore[assignment]
+
+    def _dial(self, info: aiohttp.AddrInfoType) -> socket.socket:
+        opened = self._open_socket(info)
+        _notes.get().dialled.append(opened)
+        return opened
+
+    def _hand(self) -> Handler:
+        """What the loop asks for first, when it is given a socket that is connected."""
+        _notes.get().handed = True
+        return self._make_handler()
+
+    async def _wrap_create_connection(self, *arguments: Any, **settings: Any) -> tuple[asyncio.Transport, ResponseHandler]:
+        """The descriptor of a connection that fails is closed by the loop, if it was handed to it; uvloop (0.23) does not tell
+        the socket so where the peer has reset it at once. Closed again with the socket, it would be somebody else's by then."""
+        notes = _notes.get()
+        notes.dialled, notes.handed = [], False
+        try:
+            return await super()._wrap_create_connection(*arguments, **settings)
+        except BaseException:
+            for one in notes.dialled:
+                if notes.handed:
+                    one.detach()
+                else:
+                    one.close()
+            raise
+        finally:
+            notes.dialled = []
 
     def _get(self, key: ConnectionKey, traces: list[Trace]) -> Awaitable[Connection | None]:  # type: ignore[override]
         return _none() if _notes.get().fresh else super()._get(key, traces)

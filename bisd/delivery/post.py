@@ -71,8 +71,8 @@ class Post:
         self._resolver = egress_module.resolver(self._egress, self._patience())
         connector = Connector(
             self._config.max_response_bytes + _MOST_FRAMING,
+            self._egress.open_socket,
             resolver=self._resolver,
-            socket_factory=self._egress.open_socket,
             use_dns_cache=False,
             ssl=tls,
             limit=0,
