@@ -83,11 +83,11 @@ async def _tried(connection: db.Connection, wanted: Wanted, place: Place, most: 
     bounds = (wanted.since, wanted.until)
     if not wanted.is_narrow:
         part, row = place or (None, None)
+        looked = max(_LOOKED_TRIED, most)
         rows = await connection.fetch(
-            db.query("tried_deliveries_of_all"), part, row, verdict, verdict is not None, *bounds, _LOOKED_TRIED, wanted.topic
+            db.query("tried_deliveries_of_all"), part, row, verdict, verdict is not None, *bounds, looked, wanted.topic, most
         )
-        is_all = len(rows) < _LOOKED_TRIED and (not rows or rows[-1]["at"] is not None)
-        return _by_place(rows, ("at_part", "at_place"), place, is_all)
+        return _by_place(rows, ("at_part", "at_place"), place, len(rows) < most and (not rows or rows[-1]["event_id"] is not None))
     at, event_id, webhook_id = place or _LATEST
     before = (datetime.fromisoformat(str(at)), event_id, webhook_id)
     scope = (wanted.account_id, wanted.webhook_id, wanted.topic)
