@@ -11,7 +11,6 @@ import asyncio
 import functools
 import socket
 import ssl
-import struct
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import ContextVar
 from http import HTTPStatus
@@ -32,6 +31,7 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from bisd.model import Message
+from bisd.watch import Watch
 
 _MOST_INTERIM = 8
 _MOST_HEADERS = 64
@@ -41,11 +41,8 @@ _BUFFER = 1 << 14
 _PIECE = 1 << 14
 _SEGMENT = 32
 _WITHOUT_BODY = (b"204", b"304")
-_LOOK_EVERY = 0.05
 # Octets on the wire that are in no answer, at most: a few session tickets, a key update now and then.
 _MOST_UNSEEN = 1 << 14
-# The size of struct tcp_info up to and with tcpi_bytes_received.
-_TCP_INFO = 136
 _NO_TRACES: list[Trace] = []
 
 
@@ -106,44 +103,6 @@ class Securing(ssl.SSLContext):
 
 class TooBig(aiohttp.ClientPayloadError):
     """An answer has more octets on the wire than anybody should send: in headers, framing, trailers or before its status."""
-
-
-class Watch:
-    """Looks at connections from time to time for what TLS swallows: a peer may send key updates, session tickets or padding
-    without end, of which no octet ever arrives here."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._watched: dict[Handler, tuple[socket.socket, int]] = {}
-        self._timer: asyncio.TimerHandle | None = None
-
-    def add(self, handler: Handler, transport: asyncio.BaseTransport) -> None:
-        """From here on, after the handshake."""
-        named = transport.get_extra_info("socket")
-        # A second name for the same descriptor, which is not closed by it; uvloop's own makes a new one for every question.
-        peer = socket.socket(named.family, named.type, named.proto, named.fileno())
-        self._watched[handler] = peer, _octets_received(peer)
-        if self._timer is None:
-            self._timer = self._loop.call_later(_LOOK_EVERY, self._look)
-
-    def discard(self, handler: Handler) -> None:
-        peer, _ = self._watched.pop(handler, (None, 0))
-        if peer is not None:
-            peer.detach()
-
-    def _look(self) -> None:
-        for handler, (peer, before) in list(self._watched.items()):
-            handler.account_for(_octets_received(peer) - before)
-        self._timer = self._loop.call_later(_LOOK_EVERY, self._look) if self._watched else None
-
-
-def _octets_received(peer: socket.socket) -> int:
-    """tcpi_bytes_received of struct tcp_info, which Linux has had since 4.1; elsewhere 0."""
-    try:
-        (octets,) = struct.unpack_from("Q", peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO), _TCP_INFO - 8)
-    except (OSError, AttributeError, struct.error):
-        return 0
-    return int(octets)
 
 
 _receive = ResponseHandler.data_received
@@ -310,17 +269,18 @@ class Connector(aiohttp.TCPConnector):
         the socket so where the peer has reset it at once. Closed again with the socket, it would be somebody else's by then."""
         notes = _notes.get()
         notes.dialled, notes.handed = [], False
+        made = None
         try:
-            return await super()._wrap_create_connection(*arguments, **settings)
-        except BaseException:
-            for one in notes.dialled:
-                if notes.handed:
-                    one.detach()
-                else:
-                    one.close()
-            raise
+            made = await super()._wrap_create_connection(*arguments, **settings)
         finally:
-            notes.dialled = []
+            dialled, notes.dialled = notes.dialled, []
+            if made is None:
+                for one in dialled:
+                    if notes.handed:
+                        one.detach()
+                    else:
+                        one.close()
+        return made
 
     def _get(self, key: ConnectionKey, traces: list[Trace]) -> Awaitable[Connection | None]:  # type: ignore[override]
         return _none() if _notes.get().fresh else super()._get(key, traces)

@@ -87,7 +87,8 @@ async def _tried(connection: db.Connection, wanted: Wanted, place: Place, most: 
         rows = await connection.fetch(
             db.query("tried_deliveries_of_all"), part, row, verdict, verdict is not None, *bounds, looked, wanted.topic, most
         )
-        return _by_place(rows, ("at_part", "at_place"), place, len(rows) < most and (not rows or rows[-1]["event_id"] is not None))
+        is_all = len(rows) < most and (not rows or rows[-1]["event_id"] is not None)
+        return _by_place(rows, ("at_part", "at_place"), place, is_all)
     at, event_id, webhook_id = place or _LATEST
     before = (datetime.fromisoformat(str(at)), event_id, webhook_id)
     scope = (wanted.account_id, wanted.webhook_id, wanted.topic)

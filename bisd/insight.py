@@ -17,12 +17,14 @@ from bisd.model import SHARDS
 _COUNTED = 10_000
 _LISTED = 10
 # Pages of the history that are read for its course, or attempts of each webhook.
-_PAGES_READ = 256
+_PAGES_READ = 160
 _ATTEMPTS_READ = 10_000
 # What a glance looks at: webhooks, POSTs of each, deliveries that each is owed.
 _GLANCED_WEBHOOKS = 200
 _GLANCED_POSTS = 30
 GLANCED_BACKLOG = 1000
+# So much of what one webhook is owed does bisd.webhook_health count.
+COUNTED_BACKLOG = 10_000
 
 Rows = list[Row]
 
@@ -51,7 +53,8 @@ async def account(connection: db.Connection, account_id: int, asked_by: int | No
 
 
 async def webhook(connection: db.Connection, webhook_id: int, account_id: int | None = None) -> Row:
-    """Its settings, and how it is doing; `tag` is another one whenever a setting is. Raises NotFoundError."""
+    """Its settings, and how it is doing, its `backlog` counted up to COUNTED_BACKLOG; `tag` is another one whenever a setting
+    is. Raises NotFoundError."""
     row = await connection.fetchrow(db.query("show_webhook"), webhook_id, account_id)
     if row is None:
         raise _no_webhook(webhook_id)

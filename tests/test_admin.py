@@ -190,6 +190,31 @@ async def test_what_is_strange_is_answered_and_forgotten(
     assert "internal_fault" not in capsys.readouterr().err
 
 
+BROKEN_OFF = {
+    "an order": ("/api/v1/accounts", f"Authorization: Bearer {TOKEN}", "Content-Type: application/json"),
+    "a form": ("/login", "Content-Type: application/x-www-form-urlencoded"),
+}
+
+
+@pytest.mark.parametrize("lines", BROKEN_OFF.values(), ids=BROKEN_OFF.keys())
+async def test_a_body_that_breaks_off_is_no_fault_of_ours(
+    token_file: Path, lines: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whether the connection ends or what comes is no chunk: 400 to whoever is still there, and nothing is logged."""
+    path, *headers = lines
+    async with facing(token_file=token_file) as (_, face):
+        log.configure("warning", "json")
+        _, writer = await face.connect()
+        writer.write(request(path, "Host: localhost", *headers, "Content-Length: 100", method="POST") + b"{")
+        assert await is_alive(face)
+        writer.transport.abort()
+        assert await is_alive(face)
+        chunked = request(path, "Host: localhost", *headers, "Transfer-Encoding: chunked", method="POST")
+        assert 400 == (await face.ask(chunked + b'2\r\n{"\r\nno length\r\n')).status
+        assert await is_alive(face)
+    assert "internal_fault" not in capsys.readouterr().err
+
+
 async def test_a_target_that_nobody_can_read_is_not_answered(face: Face, capsys: pytest.CaptureFixture[str]) -> None:
     """The parser takes it, and no host comes of it: the connection is closed at once, and nothing is logged."""
     log.configure("warning", "json")

@@ -99,7 +99,6 @@ def test_a_change_is_not_made_over_another(api: Api, webhook: int) -> None:
     """With the tag that was given it is made, and there is another one then; with the old one it is not, whatever it is."""
     path = f"/webhooks/{webhook}"
     first = api.ask("GET", path).headers["ETag"]
-    assert 304 == api.ask("GET", path, If_None_Match=first).status
     second = api.ask("PATCH", path, {"description": "one"}, If_Match=first)
     assert (200, False) == (second.status, second.headers["ETag"] == first)
     for method, where in (("PATCH", ""), ("DELETE", ""), ("POST", "/enable"), ("POST", "/disable")):

@@ -226,6 +226,7 @@ WRONG = {
     "a URL inside": Wrong("PATCH", "/webhooks/{webhook}", 422, "not a public one", given={"url": "https://169.254.169.254/"}),
     "no URL": Wrong("PATCH", "/webhooks/{webhook}", 422, "URL", given={"url": None}),
     "no tag": Wrong("PATCH", "/webhooks/{webhook}", 400, "If-Match", given={}, headers={"If-Match": "x"}),
+    "an empty tag": Wrong("PATCH", "/webhooks/{webhook}", 400, "If-Match", given={}, headers={"If-Match": ""}),
     "no key": Wrong("POST", "/accounts", 400, "Idempotency-Key", given={"name": "a", "plan": "medium"},
                     headers={"Idempotency-Key": "a b"}),
     "no such end": Wrong("POST", "/webhooks/{webhook}/enable", 422, "body.held", given={"held": "drop"}),

@@ -16,7 +16,7 @@ FILES = sorted((ROOT / "bisd").rglob("*.py"))
 FLOORS = [
     {"bisd.errors", "bisd.model", "bisd.clock", "bisd.log", "bisd.systemd", "bisd.files", "bisd.dsn", "bisd.address"},
     {"bisd.values", "bisd.authorities", "bisd.vigil", "bisd.listing"},
-    {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns", "bisd.traces"},
+    {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns", "bisd.traces", "bisd.watch"},
     {"bisd.metrics", "bisd.primary"},
     {"bisd.db", "bisd.egress", "bisd.client", "bisd.keyring"},
     {"bisd.deliveries"},

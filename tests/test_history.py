@@ -76,8 +76,8 @@ PAGES = [
     "/deliveries?event_id=999999", "/deliveries/999999", "/deliveries/970050", "/events/999999", "/accounts", "/accounts/1",
     "/accounts?after=1900", "/webhooks", "/webhooks?account_id=1", "/webhooks?after=3900", "/tokens",
     *[f"/webhooks/{webhook}{what}" for webhook in (1, 3, 5, 7) for what in ("", "/health", "/replay")],
-    "/status", "/history", "/history?since={long_ago}&step=1d", "/history?account_id=1",
-    "/history?account_id=1&since={long_ago}&step=1d",
+    "/status", "/history", "/history?since={long_ago}&step=1d", "/history?since={long_ago}&step=45m",
+    *[f"/history?account_id={account}{since}" for account in (1, 1900) for since in ("", "&since={long_ago}&step=1d")],
 ]  # fmt: skip
 
 
@@ -129,6 +129,32 @@ async def get(face: Face, path: str) -> tuple[float, dict[str, Any]]:
     told = await face.get(f"/api/v1{path}", f"Authorization: Bearer {OPERATOR}")
     assert 200 == told.status, (path, told.body)
     return time.monotonic() - began, told.json
+
+
+async def test_what_is_owed_is_counted_up_to_ten_thousand(face: Face) -> None:
+    """Of three hundred thousand, so many; and since when the first of them waits."""
+    _, told = await get(face, "/webhooks/3/health")
+    assert (insight.COUNTED_BACKLOG, True) == (told["backlog"], told["oldest_waiting"] is not None)
+
+
+async def test_a_change_of_any_webhook_that_is_shown_is_noticed(filled: str) -> None:
+    """Of four hundred the first are; that one of them was tried, or is gone, makes another stamp."""
+    connection = await asyncpg.connect(filled)
+    try:
+        await connection.execute("begin")
+        first = (await insight.glance(connection, 1900))[0]["id"]
+        stamps = [await insight.stamp(connection, 1900)]
+        await connection.execute(
+            "insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, verdict) "
+            "values (1, $1, now(), now(), 'delivered')",
+            first,
+        )
+        stamps.append(await insight.stamp(connection, 1900))
+        await connection.execute("select bisd.remove_webhook($1)", first + 199)
+        stamps.append(await insight.stamp(connection, 1900))
+    finally:
+        connection.terminate()
+    assert 3 == len(set(stamps))
 
 
 SHOWN = [
@@ -199,6 +225,30 @@ async def test_the_course_of_a_long_history_is_told_by_a_part_of_it(connect: Cal
         assert exact["delivered"] == pytest.approx(told["delivered"], rel=0.05)
         assert exact["failed"] == pytest.approx(told["failed"], rel=0.25)
         assert exact["took_ms"] == pytest.approx(told["took_ms"], abs=1)
+
+
+# Three days before $1: 1,500 slow ones, 60,000 quick ones, 1,500 slow ones.
+_UNEVEN = """
+    insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, total_ms)
+    select n, 1, at, at, 1, 'delivered', 200, case day when 2 then 10 else 500 end
+    from generate_series(1, 3) day
+    cross join lateral (select case day when 2 then 60000 else 1500 end as number) x
+    cross join generate_series(1, number) n
+    cross join lateral (select $1::timestamptz - day * interval '1 d' + (n - 0.5) / number * interval '1 d' as at) y
+    order by at
+"""
+
+
+async def test_a_busy_day_weighs_more_in_how_long_it_took(connect: Callable[[], Awaitable[db.Connection]]) -> None:
+    """In a step that has several days, of which as many pages of each are read."""
+    connection = await connect()
+    midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    await connection.execute(_UNEVEN, midnight)
+    await connection.fetchval("select bisd.make_partitions(1)")
+    (told,) = await connection.fetch(db.query("history"), midnight - timedelta(days=3), timedelta(days=5), 60)
+    assert not told["exact"]
+    assert 63_000 == pytest.approx(told["delivered"], rel=0.05)
+    assert [10, 10, 500] == told["took_ms"]
 
 
 # Every way that a delivery can have gone, many times over, at three webhooks of two accounts.
@@ -302,3 +352,31 @@ async def test_the_course_of_things_adds_up(dsn: str, connect: Callable[[], Awai
         )
         assert {row["name"]: row["count"] for row in rows} == counted
         assert {True} == {step["exact"] for step in steps}
+
+
+@pytest.mark.parametrize("asked", ["deliveries", "history"])
+async def test_a_partition_may_be_dropped_meanwhile(
+    asked: str, dsn: str, connect: Callable[[], Awaitable[db.Connection]]
+) -> None:
+    """Whoever has begun to ask, and waits for it to be gone, is told what is left."""
+    dropping, asking = await connect(), await connect()
+    await dropping.execute(_MIXED)
+    partition = await dropping.fetchval(
+        "select min(c.relname) from pg_inherits i join pg_class c on c.oid = i.inhrelid "
+        "where i.inhparent = 'bisd.attempt'::regclass and pg_relation_size(c.oid) > 0"
+    )
+    transaction = dropping.transaction()
+    await transaction.start()
+    await dropping.execute(f"drop table bisd.{partition}")
+
+    async def ask() -> list[dict[str, Any]]:
+        if asked == "deliveries":
+            return (await insight.deliveries(asking, state="failed")).rows
+        return await insight.history(asking, datetime.now(UTC) - timedelta(days=1), timedelta(days=2))
+
+    answered = asyncio.create_task(ask())
+    waiting = "select exists (select from pg_stat_activity where $1::integer = any(pg_blocking_pids(pid)))"
+    while not await dropping.fetchval(waiting, dropping.get_server_pid()):
+        await asyncio.sleep(0)
+    await transaction.commit()
+    assert [] == await answered

@@ -20,7 +20,6 @@ from bisd.config import HttpConfig
 
 # Requests that are being answered when the daemon ends.
 _PATIENCE = 1.0
-_LARGEST_REQUEST = 64 << 10
 
 
 @asynccontextmanager
@@ -30,7 +29,7 @@ async def serving(config: HttpConfig, routes: Iterable[web.RouteDef]) -> AsyncIt
     if config.listen is None:
         yield None
         return
-    app = web.Application(middlewares=[telling, by_our_name(config)], client_max_size=_LARGEST_REQUEST)
+    app = web.Application(middlewares=[telling, by_our_name(config)])
     app.add_routes(routes)
     app.on_response_prepare.append(_secure)
     with listening(config.listen) as own:

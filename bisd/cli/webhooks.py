@@ -95,7 +95,8 @@ def disable(config: Config, id: int) -> None:
 def remove(config: Config, id: int, yes: bool) -> None:
     """Removes a webhook: what it is owed is cancelled, what was sent stays known until its retention ends."""
     row = ask(config, lambda connection: insight.webhook(connection, id))
-    confirmed(yes, f"Remove webhook {id} to {row['url']} and cancel the {row['backlog']} deliveries it is owed?")
+    owed = f"{row['backlog']}{'+' if row['backlog'] == insight.COUNTED_BACKLOG else ''}"
+    confirmed(yes, f"Remove webhook {id} to {row['url']} and cancel the {owed} deliveries it is owed?")
     ask(config, lambda connection: control.remove_webhook(connection, id))
     click.echo(f"Webhook {id} is removed.")
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from time import monotonic
 from typing import assert_never
 
@@ -19,6 +20,8 @@ from bisd.model import Answer, Code, Delivered, Fault, NoResponse, Outcome, Refu
 _BATCH = 500
 _LINGER = 0.040
 _LOCATION = 200
+# So many reports, each a round trip, follow a batch.
+_TOLD = 50
 _PUT_OFF = 1.0
 # So many wait at most, and what was in flight: that much a crash would repeat.
 _MOST = 10_000
@@ -113,21 +116,21 @@ class Writeback:
         self.trouble.end()
         self._writing = 0
         self.full = len(self._waiting) >= _MOST
+        fenced = {(row["webhook_id"], row["event_id"]) for row in rows}
+        if fenced:
+            self._log.warning(log.Event.WRITEBACK_FENCED, count=len(fenced))
+        self._written(batch, fenced, seconds)
         if self._reports:
             await self._tell()
         if not self._waiting and not self._reports:
             self._some.clear()
             self._none.set()
-        fenced = {(row["webhook_id"], row["event_id"]) for row in rows}
-        if fenced:
-            self._log.warning(log.Event.WRITEBACK_FENCED, count=len(fenced))
-        self._written(batch, fenced, seconds)
 
     async def _tell(self) -> None:
-        """Outcomes are in the database: now what is to be said of webhooks, each for itself, and never so that outcomes would
-        wait for it. What cannot be said now, because somebody else is changing the row, is said a moment later."""
-        reports, self._reports = self._reports, {}
-        for webhook_id, report in reports.items():
+        """Outcomes are in the database: now what is to be said of webhooks, each for itself, and not so much at once that
+        outcomes would wait for it. What cannot be said now, as somebody else is changing the row, is said a moment later."""
+        for webhook_id in list(islice(self._reports, _TOLD)):
+            report = self._reports.pop(webhook_id)
             told = False
             self._turned_at = monotonic()
             if self._connection is not None:

@@ -7,7 +7,7 @@ import json
 from http import HTTPStatus
 from typing import Any
 
-from aiohttp import hdrs, web
+from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from bisd import log
@@ -47,7 +47,7 @@ class Answering:
         if operation.finish is not None:
             assert kept.body is not None
             kept = _kept(await operation.finish(self._desk, json.loads(kept.body), body))
-        return _respond(operation, request, kept)
+        return _respond(operation, kept)
 
 
 async def _carry_out(operation: Operation, ask: Ask[Any, Any], once: Once | None) -> Kept:
@@ -74,16 +74,7 @@ def _kept(answer: Answer) -> Kept:
     return Kept(None if answer.body is None else answer.body.model_dump_json(), answer.headers)
 
 
-def _respond(operation: Operation, request: web.Request, kept: Kept) -> web.Response:
-    """Not modified, if whoever asks has it already (RFC 9110, 13.1.2)."""
-    tag = kept.headers.get("ETag")
-    if tag is not None and not operation.is_order and tag in _tags(request):
-        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=kept.headers)
+def _respond(operation: Operation, kept: Kept) -> web.Response:
     if kept.body is None:
         return web.Response(status=operation.status, headers=kept.headers)
     return web.Response(status=operation.status, body=kept.body.encode(), content_type="application/json", headers=kept.headers)
-
-
-def _tags(request: web.Request) -> list[str]:
-    given = ",".join(request.headers.getall(hdrs.IF_NONE_MATCH, []))
-    return [part.strip().removeprefix("W/") for part in given.split(",")]

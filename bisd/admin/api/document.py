@@ -123,8 +123,6 @@ def _responses(one: Operation) -> dict[str, Any]:
     for status in _refusals(one):
         content = {MEDIA_TYPE: {"schema": _reference(Problem)}}
         responses[str(int(status))] = {"description": _WHY[status], "content": content}
-    if one.tagged and not one.is_order:
-        responses["304"] = {"description": "It is as whoever asks has it."}
     return responses
 
 

@@ -3,7 +3,6 @@ told, with its place."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Iterable
@@ -14,6 +13,7 @@ from typing import Any, NoReturn
 from aiohttp import hdrs, web
 from pydantic import BaseModel, ValidationError, create_model
 
+from bisd.admin import bodies
 from bisd.admin.api.operation import Json, Operation
 from bisd.admin.api.values import Given, Number
 from bisd.admin.problem import ProblemError
@@ -21,32 +21,20 @@ from bisd.admin.problem import ProblemError
 _LARGEST = 64 << 10
 # As bisd.max_body_bytes.
 LARGEST_EVENT = 1 << 20
-# Seconds, for a body to arrive.
-_PATIENCE = 10.0
 _MOST_ERRORS = 20
 _TAG = re.compile(r'(?:W/)?"([!#-~]*)"')
 _KEY = re.compile(r"[!-~]{1,255}", re.ASCII)
 
 
 async def body(request: web.Request, operation: Operation) -> bytes:
-    """What came, of a kind and size that the operation takes. Raises ProblemError."""
+    """What came, of a kind and size that the operation takes. Raises ProblemError, or as `bodies.read` does."""
     largest = LARGEST_EVENT if operation.body is Json else _LARGEST
     if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "Send the body as it is, without a Content-Encoding.")
-    if (request.content_length or 0) > largest:
-        raise _too_large(largest)
-    octets = bytearray()
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            async for chunk in request.content.iter_any():
-                octets += chunk
-                if len(octets) > largest:
-                    raise _too_large(largest)
-    except TimeoutError:
-        raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, f"The body has not arrived within {_PATIENCE:.0f} seconds.") from None
+    octets = await bodies.read(request, largest)
     if octets or operation.body is Json:
         _require_json(request, operation)
-    return bytes(octets)
+    return octets
 
 
 def parse(operation: Operation, octets: bytes) -> object:
@@ -87,8 +75,9 @@ def _model_of_ids(*names: str) -> type[BaseModel]:
 
 def if_match(request: web.Request) -> frozenset[str] | None:
     """The tags of which one must still be the webhook's; None: whatever it is now. Raises ProblemError."""
-    given = ",".join(request.headers.getall(hdrs.IF_MATCH, []))
-    if not given or given.strip() == "*":
+    lines = request.headers.getall(hdrs.IF_MATCH, [])
+    given = ",".join(lines)
+    if not lines or given.strip() == "*":
         return None
     tags = [part.strip() for part in given.split(",")]
     if not all(_TAG.fullmatch(tag) for tag in tags):
@@ -132,10 +121,6 @@ def _require_json(request: web.Request, operation: Operation) -> None:
     kind, _, more = given.partition(";")
     if kind.strip().lower() not in kinds or not re.fullmatch(r'\s*(charset="?utf-8"?\s*)?', more, re.IGNORECASE):
         raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"Send a body as Content-Type: {' or '.join(sorted(kinds))}.")
-
-
-def _too_large(largest: int) -> ProblemError:
-    return ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body has more than {largest} octets.")
 
 
 def _once_each(items: Iterable[tuple[str, str]]) -> dict[str, str]:

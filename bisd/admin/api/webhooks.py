@@ -52,7 +52,8 @@ class Webhooks(Shown):
 
 
 class Health(Shown):
-    """`success_rate` is that of its last 1,000 attempts, `streak` how many of them failed since the last success."""
+    """`success_rate` is that of its last 1,000 attempts, `streak` how many of them failed since the last success; `backlog` is
+    what it is owed, counted up to 10,000."""
 
     webhook_id: int
     account_id: int
@@ -206,7 +207,7 @@ OPERATIONS = [
     ),
     Operation(
         HTTPMethod.POST, "/webhooks/{webhook_id}/disable", "disableWebhook", "Switches it off; what it is owed is held.",
-        "webhooks", Who.ACCOUNT, _disable, Webhook, body=Given, tagged=True, conditional=True,
+        "webhooks", Who.ACCOUNT, _disable, Webhook, body=Given, tagged=True, conditional=True, patience=LONGEST,
     ),
     Operation(
         HTTPMethod.GET, "/webhooks/{webhook_id}/health", "showHealth", "How it is doing, in numbers and in words.", "webhooks",

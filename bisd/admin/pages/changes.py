@@ -58,7 +58,7 @@ def _wanted(form: Form) -> dict[str, object]:
 async def ask_to_remove(asked: Asked) -> web.StreamResponse:
     async with asked.site.desk.connection() as connection:
         webhook: dict[str, Any] = await insight.webhook(connection, asked.number("webhook"), asked.account_id)
-    return asked.render("remove.html", here="webhooks", webhook=webhook)
+    return asked.render("remove.html", here="webhooks", webhook=webhook, most_counted=insight.COUNTED_BACKLOG)
 
 
 async def remove(asked: Asked, _: Form) -> web.StreamResponse:

@@ -5,7 +5,6 @@ browser send is refused by what the browser says of it (Fetch Metadata), whether
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 import secrets
 from collections import deque
@@ -16,6 +15,7 @@ from urllib.parse import parse_qsl
 
 from aiohttp import web
 
+from bisd.admin import bodies
 from bisd.admin.portal import Grant, Signer
 
 COOKIE = "__Host-bisd"
@@ -26,8 +26,7 @@ _TRIES = 5
 _WITHIN = 60.0
 _ADDRESSES = 1000
 _MOST_FIELDS = 50
-# Seconds for a form to come.
-_COMES_WITHIN = 10.0
+_LARGEST = 64 << 10
 
 Form = Mapping[str, str]
 
@@ -121,11 +120,8 @@ async def read_form(request: web.Request) -> Form:
     if request.content_type != "application/x-www-form-urlencoded":
         raise web.HTTPUnsupportedMediaType
     try:
-        async with asyncio.timeout(_COMES_WITHIN):
-            text = (await request.read()).decode("utf-8")
+        text = (await bodies.read(request, _LARGEST)).decode("utf-8")
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_MOST_FIELDS, errors="strict")
-    except TimeoutError:
-        raise web.HTTPRequestTimeout from None
     except ValueError:
         raise web.HTTPBadRequest from None
     form = dict(pairs)

@@ -89,8 +89,9 @@ def milliseconds(value: float | None) -> str:
     return f"{value / 1000:.2f} s" if value >= 1000 else f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
 
 
-def count(number: float) -> str:
-    return f"{number:,.0f}"
+def count(number: float, counted: int | None = None) -> str:
+    """Of what is counted up to so many there may be more."""
+    return f"{number:,.0f}{'+' if number == counted else ''}"
 
 
 def percent(part: float | None) -> str:

@@ -82,6 +82,7 @@ async def display(asked: Asked, given: dict[str, object] | None, trouble: BisdEr
             here="webhooks",
             follow=f"{asked.base}/live",
             webhook=webhook,
+            most_counted=insight.COUNTED_BACKLOG,
             recent=recent.rows,
             left=left,
             total=int(total) if total.isascii() and total.isdigit() and len(total) < 10 else 0,

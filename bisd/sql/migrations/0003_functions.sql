@@ -579,7 +579,7 @@ language sql immutable as $$
 $$;
 
 -- How each webhook is doing. success_rate is that of its last 1,000 attempts, streak how many of them have failed since its
--- last success, or since it was switched on; backlog is what it is owed.
+-- last success, or since it was switched on; backlog is what it is owed, counted up to 10,000: there may be millions.
 create view bisd.webhook_health as
 select
     w.id as webhook_id,
@@ -613,8 +613,11 @@ cross join lateral (
 ) recent
 cross join lateral (
     select count(*) as backlog, min(d.event_created_at) as oldest_waiting
-    from bisd.delivery d
-    where d.webhook_id = w.id and not d.test
+    from (select d.event_created_at
+          from bisd.delivery d
+          where d.webhook_id = w.id and not d.test
+          order by d.event_id
+          limit 10000) d
 ) owed
 where w.removed_at is null;
 

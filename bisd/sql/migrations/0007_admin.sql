@@ -99,6 +99,7 @@ declare
     first bigint;
     found_rows integer;
 begin
+    perform from only bisd.attempt;  -- no partition can be dropped from here on
     for at_part, last in
         select c.relname::text, pg_relation_size(c.oid) / block
         from pg_inherits i
@@ -108,10 +109,10 @@ begin
           and (since is null or c.relname !~ '_[0-9]{8}$' or to_date(right(c.relname, 8), 'YYYYMMDD') >= (since at time zone 'UTC')::date)
         order by c.relname desc
     loop
+        continue when coalesce(last, 0) = 0;  -- empty, or dropped since the query began
         if at_part = part and place is not null then
             last := (place::text::point)[0]::bigint + 1;
         end if;
-        continue when last = 0;
         first := greatest(0, last - pages);
         found_rows := 0;
         for at_place, event_id, webhook_id, attempted_at, verdict in execute format(
@@ -165,6 +166,7 @@ declare
     page bigint;
     following bigint;
 begin
+    perform from only bisd.attempt;  -- no partition can be dropped from here on
     for part, size, ends, exact, share in
         select p.part, p.size, date_bin(step, greatest(p.midnight, since), since), sum(p.size) over () <= pages,
                greatest(1, pages / (count(*) over () + greatest(0, extract(epoch from now() - since)) / extract(epoch from step)))

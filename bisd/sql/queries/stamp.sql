@@ -1,7 +1,11 @@
--- What is another text whenever something has happened to the webhooks of account $1: they were changed, tried within the last ten
--- minutes, or are owed something new, or less. A look at three indexes for each of $2 of them.
-select concat_ws(' ', max(w.txid::text::bigint), max(tried.at), max(owed.newest), sum(owed.number)) as stamp
-from (select w.id, w.txid from bisd.webhook w where w.account_id = $1::bigint order by w.id desc limit $2::bigint) w
+-- What is another text whenever something has happened to those webhooks of account $1 that a glance shows: they were changed or
+-- removed, tried within the last ten minutes, or are owed something new, or less. A look at three indexes for each of $2 of them.
+select concat_ws(' ', sum(w.id), max(w.txid::text::bigint), max(tried.at), max(owed.newest), sum(owed.number)) as stamp
+from (select w.id, w.txid
+      from bisd.webhook w
+      where w.account_id = $1::bigint and w.removed_at is null
+      order by w.id
+      limit $2::bigint) w
 cross join lateral (
     select max(t.attempted_at) as at
     from bisd.attempt t
