@@ -76,7 +76,7 @@ PAGES = [
     "/deliveries?event_id=999999", "/deliveries/999999", "/deliveries/970050", "/events/999999", "/accounts", "/accounts/1",
     "/accounts?after=1900", "/webhooks", "/webhooks?account_id=1", "/webhooks?after=3900", "/tokens",
     *[f"/webhooks/{webhook}{what}" for webhook in (1, 3, 5, 7) for what in ("", "/health", "/replay")],
-    "/status", "/history", "/history?since={long_ago}&step=1d", "/history?since={long_ago}&step=45m",
+    "/status", "/history", "/history?since={long_ago}&step=1d", "/history?since={long_ago}&step=3h",
     *[f"/history?account_id={account}{since}" for account in (1, 1900) for since in ("", "&since={long_ago}&step=1d")],
 ]  # fmt: skip
 

@@ -13,7 +13,7 @@ from bisd.admin.api.operation import Answer, Ask, Operation, Who
 from bisd.admin.api.values import Duration, Given, Moment, Number, Shown
 from bisd.admin.problem import ProblemError
 
-_MOST_STEPS = 1000
+_MOST_STEPS = 200
 
 
 class Daemon(Shown):

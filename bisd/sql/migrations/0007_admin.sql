@@ -150,7 +150,7 @@ create function bisd.sampled_attempts(
     out exact boolean, out stands_for double precision,
     out attempted_at timestamptz, out verdict bisd.verdict, out status smallint, out total_ms real
 ) returns setof record
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable rows 20000 security definer set search_path = pg_catalog, pg_temp as $$
 declare
     share bigint;
     part regclass;
@@ -169,7 +169,7 @@ begin
     perform from only bisd.attempt;  -- no partition can be dropped from here on
     for part, size, ends, exact, share in
         select p.part, p.size, date_bin(step, greatest(p.midnight, since), since), sum(p.size) over () <= pages,
-               greatest(1, pages / (count(*) over () + greatest(0, extract(epoch from now() - since)) / extract(epoch from step)))
+               floor(pages / (count(*) over () + greatest(0, extract(epoch from now() - since)) / extract(epoch from step)))
         from (
             select c.oid as part, pg_relation_size(c.oid) / current_setting('block_size')::integer as size,
                    case when c.relname ~ '_[0-9]{8}$' then bisd.midnight(to_date(right(c.relname, 8), 'YYYYMMDD')) end as midnight
@@ -200,16 +200,17 @@ begin
                     stride := stride * 2;
                 end if;
             end loop;
-            -- The first of them has something of the step before as well, and stands for itself alone.
-            page := first;
-            following := case when exact or high - first <= share + 1 then high else first + 1 end;
-            stands_for := 1;
+            -- The first of them has something of the step before as well, and stands for itself alone; where there are more steps
+            -- than pages to read, the one in the middle stands for all.
+            page := case when share = 0 then (first + high) / 2 else first end;
+            following := case when exact or high - first <= share + 1 then high else page + 1 end;
+            stands_for := case when share = 0 then high - first else 1 end;
             for n in 1 .. share + 1 loop
                 return query execute format(
                     'select $1, $2, a.attempted_at, a.verdict, a.status, a.total_ms from %s a '
                     'where a.ctid >= $3 and a.ctid < $4 and a.attempted_at >= $5 and not a.test', part)
                     using exact, stands_for, format('(%s,0)', page)::tid, format('(%s,0)', following)::tid, since;
-                exit when following = high;
+                exit when following = high or n > share;
                 page := first + 1 + (2 * n - 1) * (high - first - 1) / (2 * share);
                 following := page + 1;
                 stands_for := (high - first - 1)::double precision / share;
