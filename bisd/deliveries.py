@@ -19,7 +19,7 @@ STATES = ("pending", "retrying", "held", "delivered", "failed", "expired", "canc
 _OWED = ("pending", "retrying", "held")
 # So much is looked at for a page: attempts, each with what came after it; and what can be told apart row by row.
 _LOOKED_TRIED = 500
-_LOOKED = 5000
+_LOOKED = 3000
 _MOST_IDENTIFIER = 2**63 - 1
 _LATEST: Place = ("9999-01-01T00:00:00+00:00", _MOST_IDENTIFIER, _MOST_IDENTIFIER)
 
