@@ -92,7 +92,7 @@ async def _tried(connection: db.Connection, wanted: Wanted, place: Place, most: 
     at, event_id, webhook_id = place or _LATEST
     before = (datetime.fromisoformat(str(at)), event_id, webhook_id)
     scope = (wanted.account_id, wanted.webhook_id, wanted.topic)
-    looked = max(_LOOKED_TRIED if verdict in (None, "delivered") else _LOOKED, most + 1)
+    looked = max(min(_LOOKED_TRIED, 3 * most) if verdict in (None, "delivered") else _LOOKED, most + 1)
     rows = await connection.fetch(
         db.query("tried_deliveries"), *scope, verdict, verdict is not None, *bounds, *before, looked, most + 1
     )

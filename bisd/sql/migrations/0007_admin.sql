@@ -95,8 +95,10 @@ declare
     block integer := current_setting('block_size')::integer;
     pages bigint := (4 << 20) / block;
     missing integer := most;
+    before tid;
     last bigint;
     first bigint;
+    stretch bigint := 16;
     found_rows integer;
 begin
     perform from only bisd.attempt;  -- no partition can be dropped from here on
@@ -110,28 +112,34 @@ begin
         order by c.relname desc
     loop
         continue when coalesce(last, 0) = 0;  -- empty, or dropped since the query began
+        before := format('(%s,0)', last)::tid;
         if at_part = part and place is not null then
+            before := place;
             last := (place::text::point)[0]::bigint + 1;
         end if;
-        first := greatest(0, last - pages);
-        found_rows := 0;
-        for at_place, event_id, webhook_id, attempted_at, verdict in execute format(
-            'select a.ctid, a.event_id, a.webhook_id, a.attempted_at, a.verdict from bisd.%I a '
-            'where a.ctid >= $1 and a.ctid < $2 and ($3 is null or a.verdict = $3) '
-            'and (not $4 or a.verdict not in (''retry'', ''postponed'')) '
-            'and ($5 is null or a.attempted_at >= $5) and ($6 is null or a.attempted_at < $6) order by a.ctid desc limit $7', at_part)
-            using format('(%s,0)', first)::tid,
-                  case when at_part = part and place is not null then place else format('(%s,0)', last)::tid end,
-                  wanted, settled, since, until, missing
-        loop
-            found_rows := found_rows + 1;
-            return next;
+        -- What is asked for is mostly at the end: a short stretch first, and longer ones where that has too little of it.
+        while last > 0 and missing > 0 and pages > 0 loop
+            first := greatest(0, last - least(stretch, pages));
+            found_rows := 0;
+            for at_place, event_id, webhook_id, attempted_at, verdict in execute format(
+                'select a.ctid, a.event_id, a.webhook_id, a.attempted_at, a.verdict from bisd.%I a '
+                'where a.ctid >= $1 and a.ctid < $2 and ($3 is null or a.verdict = $3) '
+                'and (not $4 or a.verdict not in (''retry'', ''postponed'')) '
+                'and ($5 is null or a.attempted_at >= $5) and ($6 is null or a.attempted_at < $6) order by a.ctid desc limit $7', at_part)
+                using format('(%s,0)', first)::tid, before, wanted, settled, since, until, missing
+            loop
+                found_rows := found_rows + 1;
+                return next;
+            end loop;
+            missing := missing - found_rows;
+            pages := pages - (last - first);
+            stretch := stretch * 4;
+            before := format('(%s,0)', first)::tid;
+            last := first;
         end loop;
-        missing := missing - found_rows;
         exit when missing = 0;
-        pages := pages - (last - first);
-        if first > 0 or pages <= 0 then
-            at_place := format('(%s,0)', first)::tid;
+        if pages <= 0 then
+            at_place := before;
             event_id := null;
             webhook_id := null;
             attempted_at := null;
@@ -169,7 +177,7 @@ begin
     perform from only bisd.attempt;  -- no partition can be dropped from here on
     for part, size, ends, exact, share in
         select p.part, p.size, date_bin(step, greatest(p.midnight, since), since), sum(p.size) over () <= pages,
-               floor(pages / (count(*) over () + greatest(0, extract(epoch from now() - since)) / extract(epoch from step)))
+               floor(pages / (count(*) over () + greatest(0, extract(epoch from now() - since)) / extract(epoch from step))) - 1
         from (
             select c.oid as part, pg_relation_size(c.oid) / current_setting('block_size')::integer as size,
                    case when c.relname ~ '_[0-9]{8}$' then bisd.midnight(to_date(right(c.relname, 8), 'YYYYMMDD')) end as midnight
@@ -179,6 +187,7 @@ begin
         ) p
         where p.size > 0 and coalesce(p.midnight + interval '1 day' > since, true)
     loop
+        share := greatest(0, share);
         first := 0;
         previous := 0;
         high := 0;
@@ -200,8 +209,8 @@ begin
                     stride := stride * 2;
                 end if;
             end loop;
-            -- The first of them has something of the step before as well, and stands for itself alone; where there are more steps
-            -- than pages to read, the one in the middle stands for all.
+            -- The first of them has something of the step before as well, and stands for itself alone; where one is all that can be
+            -- read of a step, the one in the middle stands for all.
             page := case when share = 0 then (first + high) / 2 else first end;
             following := case when exact or high - first <= share + 1 then high else page + 1 end;
             stands_for := case when share = 0 then high - first else 1 end;
