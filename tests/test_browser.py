@@ -24,6 +24,7 @@ from tests.support.shop import Shop, eventually
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
+    pytest.mark.alone,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is missing (Debian: chromium)"),
 ]

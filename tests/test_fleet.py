@@ -26,6 +26,8 @@ from tests.support.postgres import Server
 from tests.support.receiver import Receiver
 from tests.support.shop import Shop, eventually
 
+pytestmark = pytest.mark.alone
+
 Connect = Callable[[], Awaitable[db.Connection]]
 
 

@@ -22,6 +22,8 @@ from tests.support.face import Face, facing
 from tests.support.pages import Visitor
 from tests.support.postgres import Server
 
+pytestmark = pytest.mark.alone
+
 # Of 20 days: 4,000 webhooks, the last 400 of one account, two of each other one; a million attempts, a third of them at
 # webhook 1, and 19,000 that were the second; 600,000 owed, half of it to webhook 3, which has failed once, and half to webhook
 # 5, which was not tried.

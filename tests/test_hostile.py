@@ -28,6 +28,8 @@ from tests.support.hostile import Hostile
 from tests.support.misbehaviour import MISBEHAVIOURS
 from tests.support.shop import eventually
 
+pytestmark = pytest.mark.alone
+
 # What each path is answered with: a status, or a code where there is none.
 EXPECTED: dict[str, int | Code] = {
     "/ok": 200,

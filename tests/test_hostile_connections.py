@@ -13,6 +13,8 @@ from tests.support.client import at_best, bounded, client, connections, measured
 from tests.support.hostile import Hostile
 from tests.support.shop import eventually
 
+pytestmark = pytest.mark.alone
+
 _numbers = itertools.count()
 PORTS = pytest.mark.parametrize("port", ["plain", "tls"])
 

@@ -8,11 +8,15 @@ from datetime import timedelta
 from pathlib import Path
 from time import monotonic
 
+import pytest
+
 from tests.support.client import at_best, connections
 from tests.support.daemon import configure, running
 from tests.support.hostile import Hostile
 from tests.support.receiver import Receiver
 from tests.support.shop import Shop
+
+pytestmark = pytest.mark.alone
 
 HOSTILE = [
     "/big", "/tiny_chunks", "/headers", "/endless_header", "/trailers", "/chunk_extension", "/continues", "/hints", "/segments",

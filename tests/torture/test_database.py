@@ -28,6 +28,8 @@ from tests.support.receiver import Receiver
 from tests.support.sales import Sales, selling
 from tests.support.shop import Shop, eventually
 
+pytestmark = pytest.mark.alone
+
 # Seconds before a fault of which something may not be on disk: a batch's linger, and three times wal_writer_delay.
 _UNFLUSHED = 1.0
 
