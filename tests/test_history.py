@@ -253,6 +253,28 @@ async def test_a_busy_day_weighs_more_in_how_long_it_took(connect: Callable[[], 
     assert [10, 10, 500] == told["took_ms"]
 
 
+# From $1 on, for an hour: one a minute that failed. And then, within a minute, what was owed is taken.
+_QUIET = """
+    insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, total_ms)
+    select n, 1, $1::timestamptz + n * interval '1 min', $1, 1, 'failed'::bisd.verdict, 500, 10
+    from generate_series(0, 59) n
+    union all
+    select n, 1, $1::timestamptz + interval '1 h' + n * interval '2 ms', $1, 1, 'delivered', 200, 10
+    from generate_series(0, 29999) n
+"""
+
+
+async def test_what_failed_before_a_rush_is_told(connect: Callable[[], Awaitable[db.Connection]]) -> None:
+    """Of steps so quiet that all of them share a page with what came next, none is passed over."""
+    connection = await connect()
+    since = datetime.now(UTC) - timedelta(hours=16)
+    await connection.execute(_QUIET, since)
+    told = await insight.history(connection, since, timedelta(minutes=10))
+    assert {False} == {row["exact"] for row in told}
+    assert [10] * 6 == [row["failed"] for row in told[:6]]
+    assert 30_000 == pytest.approx(sum(row["delivered"] for row in told), rel=0.05)
+
+
 # Every way that a delivery can have gone, many times over, at three webhooks of two accounts.
 _MIXED = """
     select bisd.create_account('a', 'medium'), bisd.create_account('b', 'medium');
@@ -337,13 +359,16 @@ async def test_what_was_tried_last_comes_first(dsn: str, connect: Callable[[], A
         assert (3, 1) == (page.rows[0]["event_id"], page.rows[0]["webhook_id"]), wanted
 
 
-async def test_the_course_of_things_adds_up(dsn: str, connect: Callable[[], Awaitable[db.Connection]]) -> None:
-    """Of all, and of an account, what came of every attempt is counted once; tests are not."""
+@pytest.mark.parametrize("step", [timedelta(minutes=1), timedelta(seconds=18)])
+async def test_the_course_of_things_adds_up(
+    step: timedelta, dsn: str, connect: Callable[[], Awaitable[db.Connection]]
+) -> None:
+    """Of all, and of an account, what came of every attempt is counted once, in few steps or many; tests are not."""
     connection = await connect()
     await connection.execute(_MIXED)
     since = datetime.now(UTC) - timedelta(hours=1)
     for account_id, narrowed in ((None, "true"), (1, "w.account_id = 1")):
-        steps = await insight.history(connection, since, timedelta(minutes=1), account_id)
+        steps = await insight.history(connection, since, step, account_id)
         names = ("delivered", "retried", "failed", "dropped")
         counted = {name: sum(int(str(step[name])) for step in steps) for name in names}
         rows = await connection.fetch(

@@ -187,7 +187,7 @@ begin
         ) p
         where p.size > 0 and coalesce(p.midnight + interval '1 day' > since, true)
     loop
-        share := greatest(0, share);
+        share := greatest(1, share);
         first := 0;
         previous := 0;
         high := 0;
@@ -209,11 +209,11 @@ begin
                     stride := stride * 2;
                 end if;
             end loop;
-            -- The first of them has something of the step before as well, and stands for itself alone; where one is all that can be
-            -- read of a step, the one in the middle stands for all.
-            page := case when share = 0 then (first + high) / 2 else first end;
+            -- The first of them has something of the steps before as well, and stands for itself alone: of a quiet step it may be
+            -- all there is. One at least stands for the others.
+            page := first;
             following := case when exact or high - first <= share + 1 then high else page + 1 end;
-            stands_for := case when share = 0 then high - first else 1 end;
+            stands_for := 1;
             for n in 1 .. share + 1 loop
                 return query execute format(
                     'select $1, $2, a.attempted_at, a.verdict, a.status, a.total_ms from %s a '
