@@ -18,6 +18,7 @@ from time import monotonic
 from typing import Any, NamedTuple
 
 import aiohttp
+import uvloop
 from aiohttp import hdrs
 from aiohttp.abc import ResolveResult
 from aiohttp.client_proto import ResponseHandler
@@ -266,7 +267,8 @@ class Connector(aiohttp.TCPConnector):
 
     async def _wrap_create_connection(self, *arguments: Any, **settings: Any) -> tuple[asyncio.Transport, ResponseHandler]:
         """The descriptor of a connection that fails is closed by the loop, if it was handed to it; uvloop (0.23) does not tell
-        the socket so where the peer has reset it at once. Closed again with the socket, it would be somebody else's by then."""
+        the socket so where the peer has reset it at once. Closed again with the socket, it would be somebody else's by then.
+        (asyncio's own loop closes the socket itself.)"""
         notes = _notes.get()
         notes.dialled, notes.handed = [], False
         made = None
@@ -276,10 +278,10 @@ class Connector(aiohttp.TCPConnector):
             dialled, notes.dialled = notes.dialled, []
             if made is None:
                 for one in dialled:
-                    if notes.handed:
-                        one.detach()
-                    else:
+                    if not notes.handed:
                         one.close()
+                    elif isinstance(self._loop, uvloop.Loop):
+                        one.detach()
         return made
 
     def _get(self, key: ConnectionKey, traces: list[Trace]) -> Awaitable[Connection | None]:  # type: ignore[override]
