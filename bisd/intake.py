@@ -19,16 +19,18 @@ from bisd import db, log
 from bisd.clock import Clock, ticks
 from bisd.delivery.arrival import Arrival, Arrivals, Cadence
 from bisd.delivery.lane import BEGINNING, END
+from bisd.delivery.writeback import Writeback
 from bisd.errors import KeyUnreadableError
 from bisd.fleet import UNREAD, Fleet, is_sure, mask
-from bisd.health import Report
 from bisd.keyring import Keyring
 from bisd.lanes import Lanes
 from bisd.metrics import Metrics
-from bisd.model import SHARDS, Delivery, Members, Standing, Webhook
+from bisd.model import SHARDS, Delivery, Members, Standing, Webhook, shard_of
 
 # A little less than two sweeps, so that it is every second one that counts.
 _TEND_EVERY = 1.9
+# While shards are to go to another member that waits for them.
+_TEND_SOON = 0.2
 # After a look, so many times what it took, but no longer than the sweep would: a bell shall delay nothing.
 _REST = 3.0
 _LONGEST_REST = 1.0
@@ -49,7 +51,7 @@ class Intake:
         lanes: Lanes,
         clock: Clock,
         wake: Callable[[], None],
-        report: Callable[[Report], None],
+        writeback: Writeback,
         metrics: Metrics,
     ) -> None:
         self.ready = asyncio.Event()
@@ -58,7 +60,7 @@ class Intake:
         self._lanes = lanes
         self._clock = clock
         self._wake = wake
-        self._report = report
+        self._writeback = writeback
         self._metrics = metrics
         self._session: Session | None = None
         self._stir = asyncio.Event()
@@ -89,7 +91,7 @@ class Intake:
         connection = await self._connect()
         try:
             session = self._session = Session(
-                connection, self._keyring, self._lanes, self._clock, self._turn, self._report, self._stir, self._metrics
+                connection, self._keyring, self._lanes, self._clock, self._turn, self._writeback, self._stir, self._metrics
             )
             await session.begin()
             if self.trouble.end():
@@ -124,7 +126,7 @@ class Session:
         lanes: Lanes,
         clock: Clock,
         wake: Callable[[], None],
-        report: Callable[[Report], None],
+        writeback: Writeback,
         stir: asyncio.Event,
         metrics: Metrics,
     ) -> None:
@@ -133,7 +135,7 @@ class Session:
         self._keyring = keyring
         self._lanes = lanes
         self._wake = wake
-        self._report = report
+        self._writeback = writeback
         self._stir = stir
         self._metrics = metrics
         self._clock = clock
@@ -204,16 +206,23 @@ class Session:
         self._stir.clear()
 
     async def _tend(self, members: Members) -> None:
-        """Takes and opens shards up to our share; closes what is beyond it, and lets it go when nothing is busy there."""
+        """Takes and opens shards up to our share; closes what is beyond it, and lets it go when nothing is busy there, and the
+        database has been told how its webhooks are doing: whoever reads that takes it for the newest."""
         await self._beat()
         tending = await self.fleet.tend(members)
         await self._open_shards((self.fleet.held - tending.surplus) - self._open)
         self._open = self.fleet.held - tending.surplus
         for report in self._lanes.untold(tending.surplus):
-            self._report(report)
-        going = tending.surplus - self._lanes.close(tending.surplus) if tending.surplus else frozenset()
+            self._writeback.report(report)
+        going = tending.surplus
         if going:
+            going -= self._lanes.close(going) | {shard_of(webhook_id) for webhook_id in self._writeback.telling}
+        if going:
+            self._writeback.forget(going)
             await self.fleet.release(going)
+        if going != tending.surplus:
+            self._tend_at = monotonic() + _TEND_SOON
+            self._look_at = min(self._look_at, self._tend_at)
         for event, count in ((log.Event.SHARDS_TAKEN, len(tending.taken)), (log.Event.SHARDS_RELEASED, len(going))):
             if count:
                 self._log.info(event, count=count, held=len(self.fleet.held), members=self.fleet.members)

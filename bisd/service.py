@@ -65,7 +65,7 @@ class Service:
             self._lanes,
             self._clock,
             self._wake,
-            self._writeback.report,
+            self._writeback,
             self.metrics,
         )
         self._backlog = Backlog(self._sessions, self._shards, self._intake.ready)

@@ -14,6 +14,7 @@ import pytest
 from bisd import worker
 from bisd.delivery.lane import Lane, Window
 from bisd.delivery.verdict import Policy
+from bisd.delivery.writeback import Writeback
 from bisd.fleet import Fleet
 from bisd.intake import Session
 from bisd.lanes import Lanes
@@ -181,6 +182,10 @@ async def _releases_nothing(fleet: Fleet, shards: Iterable[int]) -> None:
     fleet.held -= frozenset(shards)
 
 
+def _lets_shards_go_untold(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Writeback, "telling", ())
+
+
 def _takes_turns_unfairly(patch: pytest.MonkeyPatch) -> None:
     def add(turns: Turns[Lane], lane: Lane, share: Any) -> None:
         if not share.lanes:
@@ -234,7 +239,7 @@ def _never_gives_up(patch: pytest.MonkeyPatch) -> None:
 
 
 # What shows in few seeds only, and from which on to look.
-_SELDOM = {_takes_what_is_stale: 120, _is_always_sure: 165, _lets_shards_go_that_are_busy: 180}
+_SELDOM = {_takes_what_is_stale: 120, _is_always_sure: 165, _lets_shards_go_that_are_busy: 180, _lets_shards_go_untold: 183}
 
 
 @pytest.mark.parametrize(
@@ -257,6 +262,7 @@ _SELDOM = {_takes_what_is_stale: 120, _is_always_sure: 165, _lets_shards_go_that
         (_lets_shards_go_that_are_busy, {"twice", "repeat", "owner", "fault"}),
         (_takes_shards_that_are_held, {"twice", "repeat", "fence", "owner"}),
         (_keeps_its_lanes_without_a_session, {"loss"}),
+        (_lets_shards_go_untold, {"told"}),
         (_takes_turns_unfairly, {"fair"}),
         (_takes_a_failure_for_a_success, {"verdict"}),
         (_hears_of_no_change, {"held", "loss", "rate", "order"}),

@@ -1,20 +1,23 @@
-"""Writeback: outcomes first, and what is to be said of webhooks never so that they would wait for it."""
+"""Writeback: outcomes first, and then what is to be said of webhooks, so that neither waits for the other."""
 
 from __future__ import annotations
 
 import asyncio
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+
+import asyncpg
 
 from bisd import db
 from bisd.delivery.writeback import Writeback
 from bisd.health import Report
-from bisd.model import WELL, Delivered, Delivery, Outcome, Response, Timings
+from bisd.model import WELL, Delivered, Delivery, Outcome, Response, Standing, Timings
 from tests.support.shop import Shop
 
 
 async def test_reports_do_not_hold_up_outcomes(shop: Shop, dsn: str) -> None:
     """Of three hundred reports not one comes before an outcome that is there already, and fifty before the next one that comes;
-    all of them have been made when it is drained."""
+    when no outcome waits, all of the others are made at once."""
     webhook_id = await shop.subscribe("notification/create", "https://example.com/")
     await shop.notify(2)
     rows = await shop.connection.fetch("select event_id, event_created_at, due_at from bisd.delivery order by 1")
@@ -26,11 +29,10 @@ async def test_reports_do_not_hold_up_outcomes(shop: Shop, dsn: str) -> None:
         answer = Response(200, None, b"", Timings(None, None, None, 1.0, 1.0))
         return Outcome(delivery, datetime.now(UTC), answer, Delivered())
 
-    def written(outcomes: list[Outcome], _fenced: set[tuple[int, int]], _seconds: float) -> None:
-        if outcomes:
-            left.append(len(writeback._reports))
-            if len(left) == 1:
-                writeback.add(outcome(1))
+    def written(_outcomes: list[Outcome], _fenced: set[tuple[int, int]], _seconds: float) -> None:
+        left.append(len(writeback.telling))
+        if len(left) == 1:
+            writeback.add(outcome(1))
 
     writeback = Writeback(lambda: db.connect(dsn), written)
     for number in range(300):
@@ -41,3 +43,48 @@ async def test_reports_do_not_hold_up_outcomes(shop: Shop, dsn: str) -> None:
     running.cancel()
     assert [300, 250] == left
     assert 0 == await shop.owed()
+
+
+async def test_what_cannot_be_said_now_is_said_once_a_second(shop: Shop, dsn: str) -> None:
+    """However much else there is to be said while the row is locked; and in the end it is said."""
+    webhook_id = await shop.subscribe("notification/create", "https://example.com/")
+    tried: list[float] = []
+
+    def asked(query: asyncpg.connection.LoggedQuery) -> None:
+        if query.query == db.query("report") and query.args[0] == webhook_id:
+            tried.append(monotonic())
+
+    async def connect() -> db.Connection:
+        connection = await db.connect(dsn)
+        connection.add_query_logger(asked)
+        return connection
+
+    writeback = Writeback(connect, lambda *_: None)
+    running = asyncio.create_task(writeback.run())
+    async with shop.connection.transaction():
+        await shop.connection.execute("select from bisd.webhook where id = $1 for update", webhook_id)
+        writeback.report(_failing(webhook_id))
+        while len(tried) < 3:
+            writeback.report(Report(webhook_id + 1, WELL, None, None, ""))
+            await writeback.drained()
+    assert tried[2] - tried[0] > 1.9
+    while await shop.connection.fetchval("select failing_since is null from bisd.webhook where id = $1", webhook_id):
+        await asyncio.sleep(0)
+    running.cancel()
+
+
+async def test_what_can_never_be_said_keeps_nothing_back(shop: Shop, dsn: str) -> None:
+    """A report that the database refuses comes last from then on."""
+    first, second = [await shop.subscribe("notification/create", "https://example.com/") for _ in range(2)]
+    writeback = Writeback(lambda: db.connect(dsn), lambda *_: None)
+    writeback.report(_failing(first)._replace(last_error="\0"))
+    writeback.report(_failing(second))
+    running = asyncio.create_task(writeback.run())
+    while await shop.connection.fetchval("select failing_since is null from bisd.webhook where id = $1", second):
+        await asyncio.sleep(0)
+    running.cancel()
+
+
+def _failing(webhook_id: int) -> Report:
+    now = datetime.now(UTC)
+    return Report(webhook_id, Standing(now, 3, 0, None, 0), now + timedelta(days=5), None, "500")

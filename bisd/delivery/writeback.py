@@ -6,8 +6,7 @@ What is not written exists only in memory, so nothing here is ever given up: whi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from itertools import islice
+from collections.abc import Awaitable, Callable, Collection, Container
 from time import monotonic
 from typing import assert_never
 
@@ -15,12 +14,12 @@ import asyncpg
 
 from bisd import db, log
 from bisd.health import Report
-from bisd.model import Answer, Code, Delivered, Fault, NoResponse, Outcome, Refusal, Response
+from bisd.model import Answer, Code, Delivered, Fault, NoResponse, Outcome, Refusal, Response, shard_of
 
 _BATCH = 500
 _LINGER = 0.040
 _LOCATION = 200
-# So many reports, each a round trip, follow a batch.
+# So many reports, each a round trip, follow a batch while the next one waits already.
 _TOLD = 50
 _PUT_OFF = 1.0
 # So many wait at most, and what was in flight: that much a crash would repeat.
@@ -49,6 +48,7 @@ class Writeback:
         self._writing = 0
         self._reports: dict[int, Report] = {}
         self._put_off: dict[int, Report] = {}
+        self._later: asyncio.TimerHandle | None = None
         self.trouble = db.Trouble("writeback")
         self._idle = True
         self._turned_at = monotonic()
@@ -77,6 +77,16 @@ class Writeback:
         self._reports[report.webhook_id] = report
         self._none.clear()
         self._some.set()
+
+    @property
+    def telling(self) -> Collection[int]:
+        """The webhooks of which something is still to be said, and has not been put off."""
+        return self._reports.keys()
+
+    def forget(self, shards: Container[int]) -> None:
+        """Somebody else tells of their webhooks from now on: what has been put off is not said any more."""
+        for webhook_id in [one for one in self._put_off if shard_of(one) in shards]:
+            del self._put_off[webhook_id]
 
     async def drained(self) -> None:
         """Waits until every outcome that was added is in the database, and every report has been tried."""
@@ -129,25 +139,31 @@ class Writeback:
     async def _tell(self) -> None:
         """Outcomes are in the database: now what is to be said of webhooks, each for itself, and not so much at once that
         outcomes would wait for it. What cannot be said now, as somebody else is changing the row, is said a moment later."""
-        for webhook_id in list(islice(self._reports, _TOLD)):
-            report = self._reports.pop(webhook_id)
-            told = False
+        connection = self._connection
+        assert connection is not None
+        for number, (webhook_id, report) in enumerate(list(self._reports.items())):
+            if number >= _TOLD and self._waiting:
+                break
             self._turned_at = monotonic()
-            if self._connection is not None:
-                try:
-                    told = await self._connection.fetchval(db.query("report"), *_report(report))
-                except db.ANY as fault:
-                    self._lose(fault)
-            if not told:
-                if webhook_id not in self._reports:
-                    self._put_off[webhook_id] = report
-            elif report.deactivate is not None:
+            try:
+                told = await connection.fetchval(db.query("report"), *_report(report))
+            except db.ANY as fault:
+                self._lose(fault)
+                last = self._reports.pop(webhook_id)  # the next time: the others need not suffer from it
+                self._put_off |= self._reports | {webhook_id: last}
+                self._reports.clear()
+                break
+            if told and report.deactivate is not None:
                 self._log.warning(log.Event.WEBHOOK_DEACTIVATED, webhook_id=webhook_id, reason=report.deactivate)
-        if self._put_off:
-            asyncio.get_running_loop().call_later(_PUT_OFF, self._tell_again)
+            if self._reports[webhook_id] is report:  # there is nothing newer to say
+                del self._reports[webhook_id]
+                if not told:
+                    self._put_off[webhook_id] = report
+        if self._put_off and self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_PUT_OFF, self._tell_again)
 
     def _tell_again(self) -> None:
-        put_off, self._put_off = self._put_off, {}
+        put_off, self._put_off, self._later = self._put_off, {}, None
         for report in put_off.values():
             if report.webhook_id not in self._reports:
                 self.report(report)

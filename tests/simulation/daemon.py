@@ -132,7 +132,7 @@ class Daemon:
             self.lanes,
             self.clock,
             self._wake,
-            self.writeback.report,
+            self.writeback,
             _metrics(),
         )
         policy = Policy(plan.delivery, plan.retry, chance.random)

@@ -107,6 +107,7 @@ class Tables:
         self.bytes = 10
         self.settling: Callable[[Row, Attempt, datetime | None], None] = lambda *_: None
         self.fenced: Callable[[Key, Attempt, Row | None], None] = lambda *_: None
+        self.reporting: Callable[[Backend, int], None] = lambda *_: None
         self._time = time
         self._chance = chance
         self._stride = stride

@@ -127,7 +127,8 @@ class Database(Tables):
             self._record(key, attempt)
         return kept
 
-    def report(self, _: Backend, webhook_id: int, *said: Any) -> bool:
+    def report(self, backend: Backend, webhook_id: int, *said: Any) -> bool:
+        self.reporting(backend, webhook_id)
         standing, deactivate = Standing(*said[:5]), said[6]
         hook = self.hooks[webhook_id]
         known = hook.webhook

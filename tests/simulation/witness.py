@@ -15,7 +15,7 @@ from bisd.delivery.lane import END
 from bisd.lanes import Turn
 from bisd.model import Answer, Fault, NoResponse, Refusal, Response, shard_of
 from bisd.worker import is_sure
-from tests.simulation.database import START, Attempt, Key, Row
+from tests.simulation.database import START, Attempt, Backend, Key, Row
 
 if TYPE_CHECKING:
     from tests.simulation.daemon import Daemon
@@ -253,6 +253,16 @@ class Witness:
             self.deny("fence", f"{key} was kept as it is by the fence, attempt {attempt.number}")
         for flight in flights:
             flight.fenced = flight.fenced or flight.number == attempt.number
+
+    def reporting(self, backend: Backend, webhook_id: int) -> None:
+        """How a webhook is doing is told by whoever has its shard, unless a fault has taken that from it not long ago: the next
+        owner goes by what has been told."""
+        owner = self._world.database.owner(shard_of(webhook_id))
+        for daemon in self._world.daemons:
+            backends = [connection.backend for connection in daemon.line.open]
+            well = daemon.fault_until < self._world.timeline.now - 20 * self._world.plan.stride
+            if backend in backends and owner not in (None, *backends) and well:
+                self.deny("told", f"{daemon.name} says how webhook {webhook_id} is doing, whose shard is not its own")
 
     def _longest(self) -> timedelta:
         retry = self._world.plan.retry

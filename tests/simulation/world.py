@@ -37,6 +37,7 @@ class World:
         self.database = Database(lambda: self.timeline.now, self.chance, plan.stride, self.witness.deny)
         self.database.settling = self.witness.settling
         self.database.fenced = self.witness.fenced
+        self.database.reporting = self.witness.reporting
         self.database.bytes = plan.bytes
         self.database.hooks = {webhook.id: Hook(webhook) for webhook in plan.webhooks}
         self.daemons: list[Daemon] = []
