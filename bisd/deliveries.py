@@ -17,8 +17,10 @@ from bisd.listing import Cursor, Entry, Page, Place, Stream, merge
 
 STATES = ("pending", "retrying", "held", "delivered", "failed", "expired", "cancelled", "refused")
 _OWED = ("pending", "retrying", "held")
-# So much is looked at for a page: attempts, each with what came after it; and what can be told apart row by row.
+# So much is looked at for a page: attempts, each with what came after it; of an account, whose webhooks share them, three times
+# what is shown, and no fewer than the second; and what can be told apart row by row.
 _LOOKED_TRIED = 500
+_LOOKED_TRIED_OF_ACCOUNT = 150
 _LOOKED = 3000
 _MOST_IDENTIFIER = 2**63 - 1
 _LATEST: Place = ("9999-01-01T00:00:00+00:00", _MOST_IDENTIFIER, _MOST_IDENTIFIER)
@@ -92,11 +94,17 @@ async def _tried(connection: db.Connection, wanted: Wanted, place: Place, most: 
     at, event_id, webhook_id = place or _LATEST
     before = (datetime.fromisoformat(str(at)), event_id, webhook_id)
     scope = (wanted.account_id, wanted.webhook_id, wanted.topic)
-    looked = max(min(_LOOKED_TRIED, 3 * most) if verdict in (None, "delivered") else _LOOKED, most + 1)
+    looked = max(_enough(wanted, most) if verdict in (None, "delivered") else _LOOKED, most + 1)
     rows = await connection.fetch(
         db.query("tried_deliveries"), *scope, verdict, verdict is not None, *bounds, *before, looked, most + 1
     )
     return _by_key(rows, ("at", "event_id", "webhook_id"), ("looked_at", "looked_event", "looked_webhook"), place, most)
+
+
+def _enough(wanted: Wanted, most: int) -> int:
+    if wanted.webhook_id is not None:
+        return _LOOKED_TRIED
+    return min(_LOOKED_TRIED, max(_LOOKED_TRIED_OF_ACCOUNT, 3 * most))
 
 
 async def _owed(connection: db.Connection, wanted: Wanted, place: Place, most: int) -> Stream:

@@ -359,10 +359,38 @@ async def test_what_was_tried_last_comes_first(dsn: str, connect: Callable[[], A
         assert (3, 1) == (page.rows[0]["event_id"], page.rows[0]["webhook_id"]), wanted
 
 
-@pytest.mark.parametrize("step", [timedelta(minutes=1), timedelta(seconds=18)])
-async def test_the_course_of_things_adds_up(
-    step: timedelta, dsn: str, connect: Callable[[], Awaitable[db.Connection]]
+# Forty that were delivered; and then three that were tried fifteen times each, and are still owed.
+_TRIED_OFTEN = """
+    select bisd.create_account('a', 'medium');
+    select bisd.create_webhook(1, 'a', 'https://example.com/');
+    select bisd.enable_webhook(1);
+    select bisd.emit(1, 'a', '{}') from generate_series(1, 43);
+    insert into bisd.attempt (event_id, webhook_id, attempted_at, event_created_at, number, verdict, status, due_at)
+    select d.event_id, 1, d.event_created_at, d.event_created_at, 1, 'delivered'::bisd.verdict, 200, null
+    from bisd.delivery d where d.event_id <= 40
+    union all
+    select d.event_id, 1, d.event_created_at + n * interval '1 s', d.event_created_at, n, 'retry', 500, now()
+    from bisd.delivery d, generate_series(1, 15) n where d.event_id > 40;
+    delete from bisd.delivery where event_id <= 40;
+    update bisd.delivery set attempts = 15;
+"""
+
+
+@pytest.mark.parametrize("scope", [{"webhook_id": 1}, {"account_id": 1}, {}])
+async def test_what_is_tried_often_fills_no_page(
+    scope: dict[str, Any], connect: Callable[[], Awaitable[db.Connection]]
 ) -> None:
+    """A page has as many deliveries as were asked for, few as those may be, behind others with many attempts."""
+    connection = await connect()
+    await connection.execute(_TRIED_OFTEN)
+    recent = await insight.deliveries(connection, most=10, **scope)
+    assert [43, 42, 41, *range(40, 33, -1)] == [row["event_id"] for row in recent.rows]
+    delivered = await insight.deliveries(connection, most=1, state="delivered", **scope)
+    assert [40] == [row["event_id"] for row in delivered.rows]
+
+
+@pytest.mark.parametrize("step", [timedelta(minutes=1), timedelta(seconds=18)])
+async def test_the_course_of_things_adds_up(step: timedelta, dsn: str, connect: Callable[[], Awaitable[db.Connection]]) -> None:
     """Of all, and of an account, what came of every attempt is counted once, in few steps or many; tests are not."""
     connection = await connect()
     await connection.execute(_MIXED)

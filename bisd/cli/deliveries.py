@@ -38,11 +38,9 @@ def list_(config: Config, webhook: int | None, state: str | None, limit: int, as
         page = await insight.deliveries(connection, webhook_id=webhook, state=state, most=limit)
         rows = page.rows
         while page.next is not None and len(rows) < limit:
-            page = await insight.deliveries(
-                connection, webhook_id=webhook, state=state, after=page.next, most=limit - len(rows)
-            )
+            page = await insight.deliveries(connection, webhook_id=webhook, state=state, after=page.next, most=limit)
             rows += page.rows
-        return rows
+        return rows[:limit]
 
     show_rows(ask(config, look), as_json, "No delivery.")
 

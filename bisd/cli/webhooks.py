@@ -62,7 +62,7 @@ def show(config: Config, id: int, as_json: bool) -> None:
     """Shows a webhook: its settings, how it is doing, and why."""
     row = ask(config, lambda connection: insight.webhook(connection, id))
     del row["tag"]  # for programs that change it by the API
-    show_record(row, as_json)
+    show_record(row if as_json else row | {"backlog": _owed(row)}, as_json)
 
 
 @webhook.command()
@@ -95,8 +95,7 @@ def disable(config: Config, id: int) -> None:
 def remove(config: Config, id: int, yes: bool) -> None:
     """Removes a webhook: what it is owed is cancelled, what was sent stays known until its retention ends."""
     row = ask(config, lambda connection: insight.webhook(connection, id))
-    owed = f"{row['backlog']}{'+' if row['backlog'] == insight.COUNTED_BACKLOG else ''}"
-    confirmed(yes, f"Remove webhook {id} to {row['url']} and cancel the {owed} deliveries it is owed?")
+    confirmed(yes, f"Remove webhook {id} to {row['url']} and cancel the {_owed(row)} deliveries it is owed?")
     ask(config, lambda connection: control.remove_webhook(connection, id))
     click.echo(f"Webhook {id} is removed.")
 
@@ -136,3 +135,8 @@ def set_(config: Config, id: int, settings: tuple[tuple[str, object], ...]) -> N
         Egress(config.egress).permit_url(url)
     ask(config, lambda connection: control.set_webhook(connection, id, changed))
     click.echo(f"Webhook {id} has new settings: {', '.join(changed)}.")
+
+
+def _owed(row: Row) -> str:
+    """How much it is owed, which is not counted to its end."""
+    return f"{row['backlog']}{'+' if row['backlog'] == insight.COUNTED_BACKLOG else ''}"
