@@ -370,6 +370,7 @@ async def _asks(service: Service) -> bool:
     )
 
 
+@pytest.mark.alone
 async def test_who_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a word, half a request, a header now and then, or nothing after an answer: closed in the same time."""
     monkeypatch.setattr(connection, "IDLE", 0.3)
@@ -430,6 +431,7 @@ async def test_a_thousand_connections_leave_the_daemon_alone(face: Face) -> None
     await eventually(lambda: is_alive(face))
 
 
+@pytest.mark.alone
 async def test_deliveries_go_on_among_a_thousand_connections(shop: Shop, receiver: Receiver, dsn: str, ca_file: Path) -> None:
     """That say nothing, and keep whatever they may."""
     await shop.subscribe("notification/create", receiver.url)
@@ -481,6 +483,7 @@ async def test_ready_is_connected_listening_and_owning(dsn: str, ca_file: Path) 
     assert {"version", "schema"} < told.keys()
 
 
+@pytest.mark.alone
 async def test_without_a_database_it_lives_and_is_not_ready(face: Face) -> None:
     """And says what it waits for, at once."""
     began = monotonic()
@@ -499,6 +502,7 @@ async def link(dsn: str) -> AsyncIterator[Link]:
     await link.stop()
 
 
+@pytest.mark.alone
 async def test_a_database_that_hangs_is_told_within_seconds(link: Link, ca_file: Path) -> None:
     """Every answer comes within a second all the while; and it is ready again when the database is."""
     async with facing(link.dsn, configure(ca_file)) as (_, face):
@@ -522,6 +526,7 @@ async def test_a_database_that_hangs_is_told_within_seconds(link: Link, ca_file:
     assert slowest < 1.0
 
 
+@pytest.mark.alone
 async def test_a_lost_database_is_no_death(link: Link, ca_file: Path) -> None:
     """It is gone from one moment to the next: that is told, at once, by a process that lives."""
     async with facing(link.dsn, configure(ca_file)) as (_, face):

@@ -45,6 +45,7 @@ def asks(servers: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(egress, "resolver", lambda guard, patience: resolver(servers, patience, guard))
 
 
+@pytest.mark.alone
 async def test_two_hundred_silent_names_delay_nobody() -> None:
     """Each lookup ends on its own, within its patience and the half of it; a name that is answered is answered at once."""
     async with names() as servers:
