@@ -10,6 +10,7 @@ import asyncpg
 import pytest
 import trustme
 import uvloop
+from hypothesis import settings
 
 from bisd import db, log, systemd
 from tests.support import hostile as hostile_module
@@ -18,6 +19,10 @@ from tests.support.cli import Run
 from tests.support.postgres import Server
 from tests.support.receiver import Receiver
 from tests.support.shop import Shop
+
+# How long an example takes depends on what else the machine has to do.
+settings.register_profile("bisd", deadline=None)
+settings.load_profile("bisd")
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -56,9 +56,7 @@ def test_it_is_answered_as_the_document_says(api: Api, ids: dict[str, int], one:
     there = {name: ids[name] for name in one.ids} if mode is GenerationMode.POSITIVE else None
 
     @seed(7)
-    @settings(
-        max_examples=EXAMPLES, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
-    )
+    @settings(max_examples=EXAMPLES, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(generation_mode=mode, path_parameters=there))
     def ask(case: Any) -> None:
         answer = case.call(base_url=api.url, headers={"Authorization": f"Bearer {OPERATOR}"})

@@ -102,14 +102,14 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 @given(address=ADDRESSES)
 def test_an_address_is_permitted_if_and_only_if_it_is_public(address: Address) -> None:
     """By both tables, everywhere, and above all at their edges and in what embeds IPv4."""
     assert is_public(address) is DEFAULT.permits(address)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(address=ADDRESSES, data=st.data())
 def test_a_literal_is_permitted_only_if_it_is_public(address: Address, data: st.DataObject) -> None:
     """However it is spelt; what is permitted is dialled as it was judged."""
@@ -122,7 +122,7 @@ def test_a_literal_is_permitted_only_if_it_is_public(address: Address, data: st.
     assert (address, True) == (ip_address(permitted.url.raw_host or ""), is_public(address))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(raw=TEXTS)
 @example(raw="https://xn--" + "9" * 59 + ".com/")
 @example(raw="https://" + "[" * 2000)
@@ -144,7 +144,7 @@ def test_any_text_is_permitted_or_refused(raw: str) -> None:
     assert sent.endswith(target) or sent.endswith(target[1:])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     answers=st.lists(st.one_of(ADDRESSES.map(str), ADDRESSES.map(str), st.text(max_size=8)), max_size=4),
     good=st.integers(0, 33),
@@ -168,7 +168,7 @@ def _is_public(text: str) -> bool:
         return False
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(address=ADDRESSES, port=st.integers(1, 65535))
 def test_a_socket_is_made_for_a_public_address_only(address: Address, port: int) -> None:
     """The last look: AddressRefused, or a socket."""
@@ -195,7 +195,7 @@ _TARGETS = st.builds(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(target=_TARGETS, fragment=st.one_of(st.just(""), _PARTS.map("#".__add__)))
 def test_path_and_query_are_requested_as_they_were_written(target: str, fragment: str) -> None:
     """Byte for byte, whatever of RFC 3986 is in them; the fragment is not sent."""
@@ -216,7 +216,7 @@ async def wire() -> AsyncIterator[tuple[Wire, Post, int]]:
     await receiver.stop()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(target=_TARGETS)
 async def test_path_and_query_are_on_the_wire_as_they_were_written(target: str, wire: tuple[Wire, Post, int]) -> None:
     """The request line, as a receiver reads it."""
@@ -232,7 +232,7 @@ def _storable(text: str) -> str:
     return text.replace("\0", "").encode("utf-8", "replace").decode()
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raws=st.lists(TEXTS.map(_storable), min_size=20, max_size=60))
 async def test_the_database_has_an_answer_to_any_text(raws: list[str], dsn: str) -> None:
     """Null or a reason, never an error; and never a reason against what the guard permits."""

@@ -192,7 +192,7 @@ class HealthMachine(RuleBasedStateMachine):
             assert [] == [at for at in self.succeeded_at if at > self.now - self.limits.failing_for]
 
 
-HealthMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+HealthMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60)
 TestHealthMachine = HealthMachine.TestCase
 
 

@@ -116,7 +116,7 @@ def post(hostile: Hostile) -> Iterator[Client]:
     post.close()
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     octets=st.one_of(st.binary(min_size=1, max_size=200), _mutated().filter(bool)),
     port=st.sampled_from(["plain", "plain", "tls"]),
@@ -140,7 +140,7 @@ def test_any_octets_end_in_an_answer(octets: bytes, port: str, post: Client) -> 
             raise AssertionError(f"nothing else can come of octets: {answer}")
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     status=st.integers(200, 999),
     body=st.binary(max_size=100),

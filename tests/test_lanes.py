@@ -367,5 +367,5 @@ class LaneMachine(RuleBasedStateMachine):
         return sum(sent.delivery.webhook_id == number and not sent.delivery.test for sent in self.flying)
 
 
-LaneMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)
+LaneMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60)
 TestLaneMachine = pytest.mark.timeout(600)(LaneMachine.TestCase)  # to find the shortest way to a fault takes its time

@@ -102,7 +102,7 @@ def test_the_same_rate_again_changes_nothing() -> None:
     assert (False, True) == (goes(pace, 9.9), goes(pace, 10.0))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(latency=st.floats(0.001, 0.2), ceiling=st.integers(1, 64), rate=st.one_of(st.none(), st.floats(50, 10_000)))
 @example(latency=0.001, ceiling=64, rate=None)
 def test_a_lane_that_comes_back_ramps_up(latency: float, ceiling: int, rate: float | None) -> None:
@@ -251,5 +251,4 @@ class LimitMachine(RuleBasedStateMachine):
         assert 0 == self.pace.limit
 
 
-LimitMachine.TestCase.settings = settings(deadline=None)
 TestLimitMachine = LimitMachine.TestCase
