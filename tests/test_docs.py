@@ -38,7 +38,8 @@ MIGRATIONS = "".join(path.read_text(encoding="utf-8") for path in sorted((ROOT /
 OUR_OWN = {
     "account_changed", "attached_key", "attached_query", "attached_text", "attempts_before", "beat", "cancel_all",
     "delivery_of", "drop_partitions", "enliven_webhook", "fan_out", "filter_fault", "forget_answers", "forget_attachment",
-    "forget_faults", "forget_webhooks", "header_fault", "insert_events", "is_owed", "keep_plan", "keep_webhook", "lock_plans",
+    "forget_faults", "forget_webhooks", "header_fault", "insert_events", "is_owed", "keep_plan", "keep_webhook",
+    "last_of_delivery", "lock_plans",
     "make_partitions", "mark_sent", "max_body_bytes", "members", "midnight", "move_to_partition", "new_api_key", "no_event",
     "partition_key", "partition_name",
     "notification_created", "notification_json", "notification_sent", "owing", "passes", "plan_changed", "recent",

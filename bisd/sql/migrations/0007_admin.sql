@@ -267,24 +267,47 @@ language sql stable as $$
     where d.webhook_id is not null or a.webhook_id is not null
 $$;
 
+-- One row if this attempt is the one that its delivery is listed by: of what is owed and was tried, the last; of what was settled,
+-- the last that settled it. (A set, and nothing that keeps it from being inlined; webhook_id + 0: as above.)
+create function bisd.last_of_delivery(webhook_id bigint, event_id bigint, attempted_at timestamptz, verdict bisd.verdict)
+returns setof integer
+language sql stable as $$
+    select 1
+    where case
+        when last_of_delivery.verdict in ('retry', 'postponed') then
+            exists (select from bisd.delivery d
+                    where d.webhook_id = last_of_delivery.webhook_id and d.event_id = last_of_delivery.event_id and d.attempts > 0)
+            and not exists (select from bisd.attempt n
+                            where n.event_id = last_of_delivery.event_id and n.webhook_id + 0 = last_of_delivery.webhook_id
+                              and n.attempted_at > last_of_delivery.attempted_at)
+        else
+            not exists (select from bisd.delivery d
+                        where d.webhook_id = last_of_delivery.webhook_id and d.event_id = last_of_delivery.event_id)
+            and not exists (select from bisd.attempt n
+                            where n.event_id = last_of_delivery.event_id and n.webhook_id + 0 = last_of_delivery.webhook_id
+                              and n.attempted_at > last_of_delivery.attempted_at and n.verdict not in ('retry', 'postponed'))
+        end
+$$;
+
 revoke all on bisd.token, bisd.answered from public;
 revoke all on function bisd.create_token(bigint, text, timestamptz), bisd.revoke_token(bigint), bisd.use_token(bytea),
     bisd.forget_answers(timestamptz),
     bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
-    bisd.sampled_attempts(timestamptz, interval, integer), bisd.delivery_of(bigint, bigint) from public;
+    bisd.sampled_attempts(timestamptz, interval, integer), bisd.delivery_of(bigint, bigint),
+    bisd.last_of_delivery(bigint, bigint, timestamptz, bisd.verdict) from public;
 
 do $$
 begin
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_reader') then
         grant execute on function bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
             bisd.sampled_attempts(timestamptz, interval, integer),
-            bisd.delivery_of(bigint, bigint) to bisd_reader;
+            bisd.delivery_of(bigint, bigint), bisd.last_of_delivery(bigint, bigint, timestamptz, bisd.verdict) to bisd_reader;
     end if;
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_daemon') then
         grant execute on function bisd.use_token(bytea), bisd.forget_answers(timestamptz),
             bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
             bisd.sampled_attempts(timestamptz, interval, integer),
-            bisd.delivery_of(bigint, bigint) to bisd_daemon;
+            bisd.delivery_of(bigint, bigint), bisd.last_of_delivery(bigint, bigint, timestamptz, bisd.verdict) to bisd_daemon;
     end if;
     -- What an operator may do by the HTTP face: granted to the daemon's login, or to that of whoever gives orders.
     if exists (select from pg_catalog.pg_roles where rolname = 'bisd_admin') then
@@ -304,6 +327,6 @@ begin
             bisd.webhook_state(boolean, boolean, text, timestamptz, timestamptz),
             bisd.attempts_before(text, tid, bisd.verdict, boolean, timestamptz, timestamptz, integer),
             bisd.sampled_attempts(timestamptz, interval, integer),
-            bisd.delivery_of(bigint, bigint) to bisd_admin;
+            bisd.delivery_of(bigint, bigint), bisd.last_of_delivery(bigint, bigint, timestamptz, bisd.verdict) to bisd_admin;
     end if;
 end $$;

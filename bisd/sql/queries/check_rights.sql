@@ -6,7 +6,8 @@ with needed (role, functions) as (
                               'forget_answers', 'seal_keys', 'beat', 'members', 'owing', 'recent', 'use_token']),
         ('bisd_admin', array['create_account', 'rotate_key', 'set_plan', 'create_webhook', 'set_webhook', 'enable_webhook',
                              'disable_webhook', 'remove_webhook', 'send_test', 'emit', 'retry', 'cancel', 'replay',
-                             'cancel_replay', 'create_token', 'revoke_token', 'attempts_before', 'delivery_of'])
+                             'cancel_replay', 'create_token', 'revoke_token', 'attempts_before', 'delivery_of',
+                             'last_of_delivery'])
 )
 select 'bisd_daemon' as role, format('%s on %s', lacked.privilege, lacked.object) as missing
 from (values

@@ -3,7 +3,6 @@
 -- Tried from $6 on and before $7, unless null; and before the place ($8 attempted at, $9 event, $10 webhook). Of each webhook $11
 -- attempts are looked at, of more than ten webhooks fewer of each, of thousands ten; $12 rows at most. One row at
 -- least: how far it was looked ("looked_...", null: to the end).
--- (webhook_id + 0: as in bisd.delivery_of.)
 with scope as materialized (
     select w.id
     from bisd.webhook w
@@ -50,18 +49,7 @@ with scope as materialized (
         order by l.attempted_at desc, l.event_id desc, l.webhook_id desc
         offset 0
     ) l
-    where case
-          when l.verdict in ('retry', 'postponed') then
-              exists (select from bisd.delivery d
-                      where d.webhook_id = l.webhook_id and d.event_id = l.event_id and d.attempts > 0)
-              and not exists (select from bisd.attempt n
-                              where n.event_id = l.event_id and n.webhook_id + 0 = l.webhook_id and n.attempted_at > l.attempted_at)
-          else
-              not exists (select from bisd.delivery d where d.webhook_id = l.webhook_id and d.event_id = l.event_id)
-              and not exists (select from bisd.attempt n
-                              where n.event_id = l.event_id and n.webhook_id + 0 = l.webhook_id
-                                and n.attempted_at > l.attempted_at and n.verdict not in ('retry', 'postponed'))
-          end
+    cross join lateral bisd.last_of_delivery(l.webhook_id, l.event_id, l.attempted_at, l.verdict)
     order by l.attempted_at desc, l.event_id desc, l.webhook_id desc
     limit $12::bigint
 )

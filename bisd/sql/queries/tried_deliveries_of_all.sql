@@ -1,7 +1,7 @@
 -- Deliveries of all webhooks, tried or settled, by what was tried last, the latest first: with the verdict $3 unless that is null;
 -- settled ones only if $4; tried from $5 on and before $6, unless null; of topic $8 unless that is null. Before the row $2 of partition
 -- $1 of the history, null for its end. $7 attempts at most are looked at, and $9 deliveries are enough; where there are fewer, and
--- may be more, a last row without an event says how far it was looked. (webhook_id + 0: as in bisd.delivery_of.)
+-- may be more, a last row without an event says how far it was looked.
 with looked as materialized (
     select b.*
     from bisd.attempts_before($1::text, $2::text::tid, $3::text::bisd.verdict, $4, $5, $6, $7) with ordinality
@@ -10,19 +10,8 @@ with looked as materialized (
     -- In order, so that what came after an attempt is asked of no more than are enough.
     select b.*
     from (select b.* from looked b where b.event_id is not null order by b.number offset 0) b
+    cross join lateral bisd.last_of_delivery(b.webhook_id, b.event_id, b.attempted_at, b.verdict)
     where ($8::text is null or exists (select from bisd.webhook w where w.id = b.webhook_id and w.topic = $8::text))
-      and case
-          when b.verdict in ('retry', 'postponed') then
-              exists (select from bisd.delivery d
-                      where d.webhook_id = b.webhook_id and d.event_id = b.event_id and d.attempts > 0)
-              and not exists (select from bisd.attempt n
-                              where n.event_id = b.event_id and n.webhook_id + 0 = b.webhook_id and n.attempted_at > b.attempted_at)
-          else
-              not exists (select from bisd.delivery d where d.webhook_id = b.webhook_id and d.event_id = b.event_id)
-              and not exists (select from bisd.attempt n
-                              where n.event_id = b.event_id and n.webhook_id + 0 = b.webhook_id
-                                and n.attempted_at > b.attempted_at and n.verdict not in ('retry', 'postponed'))
-          end
     limit $9::bigint
 ), last as (
     select b.at_part, b.at_place, b.number
