@@ -85,8 +85,10 @@ def _judged(world: World, samples: list[Sample]) -> list[str]:
     for name, most in _MOST.items():
         values = [getattr(sample, name) for sample in settled]
         growth = linear_regression(times, values).slope
+        quarters = [median(values[len(values) * n // 4 : len(values) * (n + 1) // 4]) for n in range(4)]
         notes.append(
-            f"{name}: median {median(values):,.0f}, from {min(values):,.0f} to {max(values):,.0f}, {growth:+,.0f} in an hour"
+            f"{name}: from {min(values):,.0f} to {max(values):,.0f}, {growth:+,.0f} in an hour; "
+            f"of each quarter the median: {', '.join(f'{one:,.0f}' for one in quarters)}"
         )
         # Short as it may be, what it has grown by must be worth speaking of.
         if growth > most and growth * (times[-1] - times[0]) > 0.05 * median(values):
