@@ -44,16 +44,22 @@ class Fleet:
         self._connection = connection
         self.held: frozenset[int] = frozenset()
         self.members = 1
+        self.left = False
 
     async def join(self) -> None:
         await self._connection.fetchrow(db.query("join_fleet"), _name(), _SILENCE)
+
+    async def leave(self) -> None:
+        """Others no longer count us, and no shard is our share any more."""
+        self.left = True
+        await self._connection.execute(db.query("leave_fleet"))
 
     async def tend(self, members: Members) -> Tending:
         """Takes what is free up to our share, and names what is beyond it."""
         if members.evicted:
             log.get().warning(log.Event.MEMBER_EVICTED, count=members.evicted)
         self.members = max(1, members.number)
-        share = -(-SHARDS // self.members)
+        share = 0 if self.left else -(-SHARDS // self.members)
         wanted = share - len(self.held)
         taken: frozenset[int] = frozenset()
         if wanted > 0 and members.free:

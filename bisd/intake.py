@@ -29,8 +29,8 @@ from bisd.model import SHARDS, Delivery, Members, Standing, Webhook, shard_of
 
 # A little less than two sweeps, so that it is every second one that counts.
 _TEND_EVERY = 1.9
-# While shards are to go to another member that waits for them.
-_TEND_SOON = 0.2
+# While a shard is to be let go, or opened, and has to wait.
+_SHIFT_EVERY = 0.2
 # After a look, so many times what it took, but no longer than the sweep would: a bell shall delay nothing.
 _REST = 3.0
 _LONGEST_REST = 1.0
@@ -63,6 +63,7 @@ class Intake:
         self._writeback = writeback
         self._metrics = metrics
         self._session: Session | None = None
+        self._leaving = asyncio.Event()
         self._stir = asyncio.Event()
         self._turned_at = monotonic()
         self.trouble = db.Trouble("intake")
@@ -81,6 +82,11 @@ class Intake:
         """A lane is hungry: there is no need to wait for the bell."""
         self._stir.set()
 
+    def leave(self) -> None:
+        """Nothing more is sent: each shard is somebody else's as soon as nothing of it is busy."""
+        self._leaving.set()
+        self._stir.set()
+
     async def run(self) -> None:
         """Outlives the database; until cancelled."""
         async for attempt in db.outliving(self._lose, db.ANY):
@@ -91,7 +97,15 @@ class Intake:
         connection = await self._connect()
         try:
             session = self._session = Session(
-                connection, self._keyring, self._lanes, self._clock, self._turn, self._writeback, self._stir, self._metrics
+                connection,
+                self._keyring,
+                self._lanes,
+                self._clock,
+                self._turn,
+                self._writeback,
+                self._stir,
+                self._leaving,
+                self._metrics,
             )
             await session.begin()
             if self.trouble.end():
@@ -104,7 +118,8 @@ class Intake:
         finally:
             self.ready.clear()
             self._session = None
-            self._lanes.close(range(SHARDS))
+            self._lanes.close(range(SHARDS), lost=True)
+            self._writeback.forget(range(SHARDS))
             connection.terminate()
 
     def _turn(self) -> None:
@@ -128,6 +143,7 @@ class Session:
         wake: Callable[[], None],
         writeback: Writeback,
         stir: asyncio.Event,
+        leaving: asyncio.Event,
         metrics: Metrics,
     ) -> None:
         self.fleet = Fleet(connection)
@@ -137,12 +153,15 @@ class Session:
         self._wake = wake
         self._writeback = writeback
         self._stir = stir
+        self._leaving = leaving
         self._metrics = metrics
         self._clock = clock
         self._arrival = Arrival(connection, self._hear)
         self._cadence = Cadence()
         self._open: frozenset[int] = frozenset()
+        self._surplus: frozenset[int] = frozenset()
         self._tend_at = self._beat_at = self._look_at = self._rested_at = 0.0
+        self._shift_at = float("inf")
         self._rung = False
         self._log = log.get()
 
@@ -155,12 +174,18 @@ class Session:
             self._log.warning(log.Event.RESTAMPED, count=restamped)
         await self._arrival.begin()
         await self.fleet.join()
+        if self._leaving.is_set():
+            await self._leave()
         await self._look()
 
     async def run(self) -> None:
         while True:
+            if self._leaving.is_set() and not self.fleet.left:
+                await self._leave()
             if monotonic() >= self._look_at:
                 await self._look()
+            if monotonic() >= self._shift_at:
+                await self._shift()
             await self._refill()
             self._wake()
             if not self._lanes.starving:
@@ -199,33 +224,48 @@ class Session:
     async def _pause(self) -> None:
         """Until the bell, a hungry lane, or the next look."""
         try:
-            async with asyncio.timeout(max(0.0, self._look_at - monotonic())):
+            async with asyncio.timeout(max(0.0, min(self._look_at, self._shift_at) - monotonic())):
                 await self._stir.wait()
         except TimeoutError:
             pass
         self._stir.clear()
 
     async def _tend(self, members: Members) -> None:
-        """Takes and opens shards up to our share; closes what is beyond it, and lets it go when nothing is busy there, and the
-        database has been told how its webhooks are doing: whoever reads that takes it for the newest."""
+        """Takes shards up to our share, and says which are beyond it."""
         await self._beat()
         tending = await self.fleet.tend(members)
-        await self._open_shards((self.fleet.held - tending.surplus) - self._open)
-        self._open = self.fleet.held - tending.surplus
-        for report in self._lanes.untold(tending.surplus):
+        self._surplus = tending.surplus
+        if taken := len(tending.taken):
+            self._log.info(log.Event.SHARDS_TAKEN, count=taken, held=len(self.fleet.held), members=self.fleet.members)
+        await self._shift()
+
+    async def _leave(self) -> None:
+        await self.fleet.leave()
+        self._surplus = self.fleet.held
+        await self._shift()
+
+    async def _shift(self) -> None:
+        """Opens what is ours. Closes what is beyond our share, and lets it go when nothing is busy there, and the database has
+        been told how its webhooks are doing: whoever opens it takes that for the newest, and so do we."""
+        opening = self.fleet.held - self._surplus - self._open - self._untold()
+        self._writeback.forget(opening)
+        await self._open_shards(opening)
+        self._open = (self._open | opening) - self._surplus
+        for report in self._lanes.untold(self._surplus):
             self._writeback.report(report)
-        going = tending.surplus
+        going = self._surplus
         if going:
-            going -= self._lanes.close(going) | {shard_of(webhook_id) for webhook_id in self._writeback.telling}
+            going = going - self._lanes.close(going) - self._untold()
         if going:
             self._writeback.forget(going)
             await self.fleet.release(going)
-        if going != tending.surplus:
-            self._tend_at = monotonic() + _TEND_SOON
-            self._look_at = min(self._look_at, self._tend_at)
-        for event, count in ((log.Event.SHARDS_TAKEN, len(tending.taken)), (log.Event.SHARDS_RELEASED, len(going))):
-            if count:
-                self._log.info(event, count=count, held=len(self.fleet.held), members=self.fleet.members)
+            self._surplus -= going
+            self._log.info(log.Event.SHARDS_RELEASED, count=len(going), held=len(self.fleet.held), members=self.fleet.members)
+        self._shift_at = float("inf") if self._open == self.fleet.held else monotonic() + _SHIFT_EVERY
+
+    def _untold(self) -> set[int]:
+        """The shards with a webhook of which the database is still to be told how it is doing."""
+        return {shard_of(webhook_id) for webhook_id in self._writeback.telling}
 
     async def _beat(self) -> None:
         """Now and then, and before the first webhook is read: what it failed to take while no daemon ran does not count."""

@@ -130,8 +130,9 @@ class Lanes:
             self.window = Window(max(2, min(self._most, deliveries)), max(1 << 16, octets))
             self._feed(lane)
 
-    def close(self, shards: Iterable[int]) -> set[int]:
-        """Forgets the lanes of these shards; answers the shards in which something is still busy, until it is written."""
+    def close(self, shards: Iterable[int], *, lost: bool = False) -> set[int]:
+        """Forgets the lanes of these shards; answers the shards in which something is still busy, until it is written. `lost`:
+        they may be somebody else's already."""
         closing = set(shards)
         for webhook, delivery in [test for test in self._tests if shard_of(test[0].id) in closing]:
             self._tests.remove((webhook, delivery))
@@ -140,6 +141,8 @@ class Lanes:
         for lane in [lane for lane in self._lanes.values() if shard_of(lane.webhook.id) in closing]:
             lane.change(lane.webhook._replace(live=False), self._ceiling)
             self._hungry.pop(lane.webhook.id, None)
+            if lost:
+                lane.lose()
             if not self._drop(lane):
                 busy.add(shard_of(lane.webhook.id))
         return busy

@@ -23,12 +23,13 @@ from bisd.delivery.post import Post
 from bisd.delivery.verdict import Policy
 from bisd.delivery.writeback import Writeback
 from bisd.errors import ConfigurationError, ServerUnfitError
+from bisd.fleet import is_sure
 from bisd.housekeeping import Housekeeping
 from bisd.intake import Intake
 from bisd.keyring import Keyring
 from bisd.lanes import Lanes
 from bisd.metrics import Metrics
-from bisd.model import SHARDS, Outcome
+from bisd.model import Outcome
 from bisd.reload import Parts, Reload, apply, limits
 from bisd.sessions import Sessions
 from bisd.vigil import Vigil
@@ -56,7 +57,7 @@ class Service:
         self._keyring = Keyring(config.keys)
         self._clock = Clock()
         self.metrics = Metrics()
-        self._writeback = Writeback(self._opening("writeback"), self._written)
+        self._writeback = Writeback(self._opening("writeback"), self._written, partial(is_sure, self._clock))
         self._sessions = Sessions(self._opening("pool"), config.database.pool_size)
         self._desk = Desk(partial(self._connect, "http", LONGEST))
         self._intake = Intake(
@@ -158,17 +159,18 @@ class Service:
         return not self._stop.is_set()
 
     async def _shut_down(self, workers: Workers, patience: float, tasks: list[asyncio.Task[None]]) -> None:
-        """The order matters. First nothing new is sent; then what is in flight may end, for as long as an attempt can take;
-        then every outcome is written, for it exists nowhere else; and only then the session goes that owns the shards, so
-        that nobody sends again what we have just sent."""
+        """The order matters. First nothing new is sent, and shards go of which nothing is under way; then what is in flight may
+        end, for as long as an attempt can take; then every outcome is written, for it exists nowhere else; and only then the
+        session goes that owns the other shards, so that nobody sends again what we have just sent."""
         self._log.info(log.Event.STOPPING, in_flight=len(workers))
         self._vitals.stop()
+        self._intake.leave()
         systemd.notify(f"STOPPING=1\n{systemd.extension(patience + _WRITING)}")
         async with asyncio.TaskGroup() as stopping:
             cutting = stopping.create_task(self._cut_short(workers))
             await workers.stop(patience)
             cutting.cancel()
-        for report in self._lanes.untold(range(SHARDS)):
+        for report in self._lanes.untold(self._shards() if is_sure(self._clock) else ()):
             self._writeback.report(report)
         await self._writeback.drained()
         for task in tasks:

@@ -275,6 +275,38 @@ async def test_sigterm_under_load_repeats_nothing(
     assert len(receiver.requests) == 2_000
 
 
+async def test_whoever_stops_leaves_what_is_idle_to_others(shop: Shop, receiver: Receiver, ca_file: Path, dsn: str) -> None:
+    """Two of three are told to stop while eight receivers keep them waiting: they take no shard of each other, and all but
+    those eight get what happens next, each once, from the third, while the two still wait."""
+    await _paths(shop, receiver.url, 28)
+    goes_on = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if int(request.path[1:]) >= 20:
+            await goes_on.wait()
+        return web.Response()
+
+    receiver.answer = answer
+    config = configure(ca_file, timeout=timedelta(seconds=20))
+    async with running(config, dsn), running(config, dsn) as first, running(config, dsn) as second:
+        await eventually(lambda: _is(_held(dsn), [20, 22, 22]))
+        await shop.notify()
+        await receiver.received(28)
+        first.stop()
+        second.stop()
+        await shop.notify()
+        await eventually(lambda: _well(receiver, 40))
+        *left, held = await _held(dsn)
+        assert (2, True, True) == (len(left), sum(left) <= 8, held >= 56)
+        goes_on.set()
+        await eventually(lambda: _is_zero(shop))
+    assert 56 == len(receiver.requests) == _pairs(receiver)
+
+
+async def _well(receiver: Receiver, number: int) -> bool:
+    return len([got for got in receiver.requests if int(got.path[1:]) < 20]) == number
+
+
 def _pairs(receiver: Receiver) -> int:
     """How many deliveries have arrived, repeats not counted."""
     return len({(got.path, got.id) for got in receiver.requests})

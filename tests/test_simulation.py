@@ -157,8 +157,8 @@ def _is_always_sure(patch: pytest.MonkeyPatch) -> None:
 def _lets_shards_go_that_are_busy(patch: pytest.MonkeyPatch) -> None:
     close = Lanes.close
 
-    def closed(lanes: Lanes, shards: Iterable[int]) -> set[int]:
-        close(lanes, shards)
+    def closed(lanes: Lanes, shards: Iterable[int], *, lost: bool = False) -> set[int]:
+        close(lanes, shards, lost=lost)
         return set()
 
     patch.setattr(Lanes, "close", closed)
@@ -184,6 +184,12 @@ async def _releases_nothing(fleet: Fleet, shards: Iterable[int]) -> None:
 
 def _lets_shards_go_untold(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Writeback, "telling", ())
+    patch.setattr(Writeback, "forget", lambda *_: None)
+
+
+def _speaks_for_shards_that_it_has_lost(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Writeback, "forget", lambda *_: None)
+    patch.setattr(Lane, "lose", lambda _: None)
 
 
 def _takes_turns_unfairly(patch: pytest.MonkeyPatch) -> None:
@@ -239,7 +245,13 @@ def _never_gives_up(patch: pytest.MonkeyPatch) -> None:
 
 
 # What shows in few seeds only, and from which on to look.
-_SELDOM = {_takes_what_is_stale: 120, _is_always_sure: 165, _lets_shards_go_that_are_busy: 180, _lets_shards_go_untold: 183}
+_SELDOM = {
+    _takes_what_is_stale: 120,
+    _is_always_sure: 165,
+    _lets_shards_go_that_are_busy: 180,
+    _lets_shards_go_untold: 183,
+    _speaks_for_shards_that_it_has_lost: 630,
+}
 
 
 @pytest.mark.parametrize(
@@ -263,6 +275,7 @@ _SELDOM = {_takes_what_is_stale: 120, _is_always_sure: 165, _lets_shards_go_that
         (_takes_shards_that_are_held, {"twice", "repeat", "fence", "owner"}),
         (_keeps_its_lanes_without_a_session, {"loss"}),
         (_lets_shards_go_untold, {"told"}),
+        (_speaks_for_shards_that_it_has_lost, {"standing"}),
         (_takes_turns_unfairly, {"fair"}),
         (_takes_a_failure_for_a_success, {"verdict"}),
         (_hears_of_no_change, {"held", "loss", "rate", "order"}),

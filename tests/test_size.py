@@ -97,6 +97,7 @@ CASES: dict[str, list[Case]] = {
     "schema_version": [Case(5)],
     "snapshot": [Case(1)],
     "restamp": [Case(20)],
+    "leave_fleet": [Case(5)],
     "join_fleet": [Case(20, ("select 'bisd'", "select '8s'"))],
     "take_shards": [Case(5, (_each(64, "n - 1"),))],
     "release_shards": [Case(5, (_each(64, "n - 1"),))],

@@ -34,7 +34,7 @@ async def test_reports_do_not_hold_up_outcomes(shop: Shop, dsn: str) -> None:
         if len(left) == 1:
             writeback.add(outcome(1))
 
-    writeback = Writeback(lambda: db.connect(dsn), written)
+    writeback = Writeback(lambda: db.connect(dsn), written, lambda: True)
     for number in range(300):
         writeback.report(Report(webhook_id + number, WELL, None, None, ""))
     writeback.add(outcome(0))
@@ -59,7 +59,7 @@ async def test_what_cannot_be_said_now_is_said_once_a_second(shop: Shop, dsn: st
         connection.add_query_logger(asked)
         return connection
 
-    writeback = Writeback(connect, lambda *_: None)
+    writeback = Writeback(connect, lambda *_: None, lambda: True)
     running = asyncio.create_task(writeback.run())
     async with shop.connection.transaction():
         await shop.connection.execute("select from bisd.webhook where id = $1 for update", webhook_id)
@@ -76,7 +76,7 @@ async def test_what_cannot_be_said_now_is_said_once_a_second(shop: Shop, dsn: st
 async def test_what_can_never_be_said_keeps_nothing_back(shop: Shop, dsn: str) -> None:
     """A report that the database refuses comes last from then on."""
     first, second = [await shop.subscribe("notification/create", "https://example.com/") for _ in range(2)]
-    writeback = Writeback(lambda: db.connect(dsn), lambda *_: None)
+    writeback = Writeback(lambda: db.connect(dsn), lambda *_: None, lambda: True)
     writeback.report(_failing(first)._replace(last_error="\0"))
     writeback.report(_failing(second))
     running = asyncio.create_task(writeback.run())

@@ -104,10 +104,10 @@ class Lane:
 
     def change(self, webhook: Webhook, ceiling: int) -> None:
         """The webhook was changed: what is held is forgotten and read again, under the new settings. One that was switched on
-        anew begins anew."""
-        resumed = webhook.resumed_at != self.webhook.resumed_at
+        anew, or was closed, begins anew."""
+        anew = webhook.resumed_at != self.webhook.resumed_at or (webhook.live and not self.webhook.live)
         self.webhook = webhook
-        if resumed:
+        if anew:
             self._begin(ceiling)
         else:
             self._pace.change(_ceiling(webhook, ceiling), webhook.rate)
@@ -120,6 +120,10 @@ class Lane:
         self._limits = limits
         self._health.change(limits)
         self._pace.change(_ceiling(self.webhook, ceiling), self.webhook.rate)
+
+    def lose(self) -> None:
+        """Its shard may be somebody else's: what is still in flight says nothing of how it is doing."""
+        self._health.over = True
 
     def forget(self) -> None:
         """What is held may not be ours any more; what is busy stays known, so that it is not sent twice."""

@@ -6,6 +6,7 @@ What is not written exists only in memory, so nothing here is ever given up: whi
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Container
 from time import monotonic
 from typing import assert_never
@@ -22,6 +23,8 @@ _LOCATION = 200
 # So many reports, each a round trip, follow a batch while the next one waits already.
 _TOLD = 50
 _PUT_OFF = 1.0
+# A shard waits for what is to be said of it, until that has been tried so many times.
+_TRIES = 3
 # So many wait at most, and what was in flight: that much a crash would repeat.
 _MOST = 10_000
 
@@ -30,24 +33,27 @@ class Writeback:
     """Collects outcomes and settles them.
 
     `written` is told what is in the database: the outcomes of a batch, and which deliveries (webhook id, event id) of it the
-    fence kept as they were, because another owner has dealt with them; and how many seconds the statement took. `full`: so much
-    waits to be written that nothing more should be sent.
+    fence kept as they were, because another owner has dealt with them; and how many seconds the statement took. `is_sure` is
+    asked whether our shards are still ours. `full`: so much waits to be written that nothing more should be sent.
     """
 
     def __init__(
         self,
         connect: Callable[[], Awaitable[db.Connection]],
         written: Callable[[list[Outcome], set[tuple[int, int]], float], None],
+        is_sure: Callable[[], bool],
     ) -> None:
         self.full = False
         self._connect = connect
         self._written = written
+        self._is_sure = is_sure
         self._connection: db.Connection | None = None
         self._outliving = db.outliving(self._lose, db.ANY)
         self._waiting: list[Outcome] = []
         self._writing = 0
         self._reports: dict[int, Report] = {}
         self._put_off: dict[int, Report] = {}
+        self._tried: Counter[int] = Counter()
         self._later: asyncio.TimerHandle | None = None
         self.trouble = db.Trouble("writeback")
         self._idle = True
@@ -80,13 +86,17 @@ class Writeback:
 
     @property
     def telling(self) -> Collection[int]:
-        """The webhooks of which something is still to be said, and has not been put off."""
-        return self._reports.keys()
+        """The webhooks of which something is still to be said, and has not been tried too often."""
+        return self._reports.keys() | {one for one in self._put_off if self._tried[one] < _TRIES}
 
     def forget(self, shards: Container[int]) -> None:
-        """Somebody else tells of their webhooks from now on: what has been put off is not said any more."""
-        for webhook_id in [one for one in self._put_off if shard_of(one) in shards]:
-            del self._put_off[webhook_id]
+        """Of their webhooks nothing is said any more of what is known now: others may know better, or the row is read again."""
+        for reports in (self._reports, self._put_off):
+            for webhook_id in [one for one in reports if shard_of(one) in shards]:
+                del reports[webhook_id]
+                self._tried.pop(webhook_id, None)
+        if not (self._waiting or self._writing or self._reports):
+            self._none.set()
 
     async def drained(self) -> None:
         """Waits until every outcome that was added is in the database, and every report has been tried."""
@@ -141,24 +151,36 @@ class Writeback:
         outcomes would wait for it. What cannot be said now, as somebody else is changing the row, is said a moment later."""
         connection = self._connection
         assert connection is not None
-        for number, (webhook_id, report) in enumerate(list(self._reports.items())):
+        if not self._is_sure():  # whoever owns them now may say how they do
+            self._put_off |= self._reports
+            self._reports.clear()
+        for number, webhook_id in enumerate(list(self._reports)):
             if number >= _TOLD and self._waiting:
                 break
+            report = self._reports.get(webhook_id)
+            if report is None:
+                continue  # forgotten meanwhile
             self._turned_at = monotonic()
             try:
                 told = await connection.fetchval(db.query("report"), *_report(report))
             except db.ANY as fault:
                 self._lose(fault)
-                last = self._reports.pop(webhook_id)  # the next time: the others need not suffer from it
-                self._put_off |= self._reports | {webhook_id: last}
+                last = self._reports.pop(webhook_id, None)
+                self._put_off |= self._reports
+                if last is not None:  # the others need not suffer from it
+                    self._put_off[webhook_id] = last
+                    self._tried[webhook_id] += 1
                 self._reports.clear()
                 break
             if told and report.deactivate is not None:
                 self._log.warning(log.Event.WEBHOOK_DEACTIVATED, webhook_id=webhook_id, reason=report.deactivate)
-            if self._reports[webhook_id] is report:  # there is nothing newer to say
+            if self._reports.get(webhook_id) is report:  # there is nothing newer to say
                 del self._reports[webhook_id]
-                if not told:
+                if told:
+                    self._tried.pop(webhook_id, None)
+                else:
                     self._put_off[webhook_id] = report
+                    self._tried[webhook_id] += 1
         if self._put_off and self._later is None:
             self._later = asyncio.get_running_loop().call_later(_PUT_OFF, self._tell_again)
 

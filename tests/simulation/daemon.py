@@ -14,11 +14,12 @@ from bisd.clock import Clock
 from bisd.config import KeysConfig
 from bisd.delivery.verdict import Policy
 from bisd.delivery.writeback import Writeback
+from bisd.fleet import is_sure
 from bisd.intake import Intake
 from bisd.keyring import Keyring
 from bisd.lanes import Lanes, Turn
 from bisd.metrics import Metrics
-from bisd.model import SHARDS, Answer, Delivery, Message, Outcome, Took
+from bisd.model import Answer, Delivery, Message, Outcome, Took
 from bisd.worker import Worker, Workers, hear
 from tests.simulation.line import Connection, Line
 from tests.simulation.timeline import Loop
@@ -125,7 +126,7 @@ class Daemon:
         self.lanes.turned = partial(world.witness.turned, self)
         self.lanes.deny = world.witness.deny
         self.clock = Clock(self.loop.time)
-        self.writeback = Writeback(partial(self._connect, "writeback"), self._written)
+        self.writeback = Writeback(partial(self._connect, "writeback"), self._written, partial(is_sure, self.clock))
         self.intake = Intake(
             partial(self._connect, "intake"),
             Keyring(KeysConfig()),
@@ -160,8 +161,10 @@ class Daemon:
 
     async def _shut_down(self, workers: Workers, tasks: list[asyncio.Task[None]]) -> None:
         """The order of Service._shut_down."""
+        self.intake.leave()
         await workers.stop(self._world.plan.delivery.timeout.total_seconds() + 1)
-        for report in self.lanes.untold(range(SHARDS)):
+        held = self.intake.fleet.held if self.intake.fleet is not None and is_sure(self.clock) else ()
+        for report in self.lanes.untold(held):
             self.writeback.report(report)
         await self.writeback.drained()
         for task in tasks:

@@ -26,7 +26,7 @@ UNACKNOWLEDGED = 13.0
 _STATEMENTS = {
     db.query(name): name
     for name in (
-        *("restamp", "snapshot", "join_fleet", "beat", "look", "overflow", "take_shards", "release_shards"),
+        *("restamp", "snapshot", "join_fleet", "leave_fleet", "beat", "look", "overflow", "take_shards", "release_shards"),
         *("owing", "tests", "refill", "webhooks", "settle", "report"),
     )
 }

@@ -23,6 +23,9 @@ class Database(Tables):
     def join_fleet(self, backend: Backend, _name: str, _silence: str) -> Any:
         backend.member = True
 
+    def leave_fleet(self, backend: Backend) -> Any:
+        backend.member = False
+
     def beat(self, _: Backend) -> Any:
         silence, self._pulse = self._time() - self._pulse, self._time()
         if silence <= 90.0 * self._stride:

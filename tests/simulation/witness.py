@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bisd import fleet
 from bisd.delivery.lane import END
 from bisd.lanes import Turn
-from bisd.model import Answer, Fault, NoResponse, Refusal, Response, shard_of
+from bisd.model import WELL, Answer, Fault, NoResponse, Refusal, Response, shard_of
 from bisd.worker import is_sure
 from tests.simulation.database import START, Attempt, Backend, Key, Row
 
@@ -333,6 +333,13 @@ class Witness:
         for key, attempts in database.attempts.items():
             if key not in database.rows and all(attempt.verdict in ("retry", "postponed") for attempt in attempts):
                 self.deny("loss", f"{key} has gone, and nothing says why")
+        for daemon in self._world.daemons:
+            for number, lane in daemon.lanes._lanes.items() if daemon.alive else ():
+                failing, pending = database.hooks[number].webhook.standing.failing_since, daemon.writeback._put_off
+                if lane.webhook.live and failing is not None and lane._health._told == WELL and number not in pending:
+                    self.deny(
+                        "standing", f"webhook {number} is said to fail since {failing}, and {daemon.name} knows nothing of it"
+                    )
 
     def ends_clean(self, daemon: Daemon) -> None:
         """Nothing of what there was is left in it."""

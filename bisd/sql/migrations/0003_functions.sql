@@ -660,10 +660,10 @@ language sql volatile set search_path = pg_catalog, pg_temp as $$
         (select count(*) from held where key = 64)::integer,
         array(select shard from generate_series(0, 63) shard where shard not in (select key from held)),
         (select count(*) filter (where pg_terminate_backend(member.pid))
-         from held member
+         from (select distinct h.pid from held h where h.key <= 64) member
          cross join lateral pg_stat_get_activity(member.pid) a
          join pg_roles r on r.oid = a.usesysid
-         where member.key = 64 and member.pid <> pg_backend_pid()
+         where member.pid <> pg_backend_pid()
            and a.state = 'active' and a.wait_event = 'ClientWrite' and a.query_start < clock_timestamp() - unread
            and pg_has_role(r.oid, 'usage') and (not r.rolsuper or current_setting('is_superuser')::boolean))::integer
 $$;
