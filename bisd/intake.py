@@ -245,23 +245,24 @@ class Session:
         await self._shift()
 
     async def _shift(self) -> None:
-        """Opens what is ours. Closes what is beyond our share, and lets it go when nothing is busy there, and the database has
-        been told how its webhooks are doing: whoever opens it takes that for the newest, and so do we."""
+        """Opens what is ours. Closes what is beyond our share, but not while a slow receiver would keep the others of its shard
+        waiting; and lets it go when nothing is busy there, and the database has been told how its webhooks are doing: whoever
+        opens it takes that for the newest, and so do we."""
         opening = self.fleet.held - self._surplus - self._open - self._untold()
         self._writeback.forget(opening)
         await self._open_shards(opening)
-        self._open = (self._open | opening) - self._surplus
-        for report in self._lanes.untold(self._surplus):
+        waiting = self._lanes.hold_back(self._surplus, self._clock.now())
+        closing = self._surplus if self.fleet.left else self._surplus - waiting
+        self._open = (self._open | opening) - closing
+        for report in self._lanes.untold(closing):
             self._writeback.report(report)
-        going = self._surplus
-        if going:
-            going = going - self._lanes.close(going) - self._untold()
+        going = closing - self._lanes.close(closing) - self._untold() if closing else closing
         if going:
             self._writeback.forget(going)
             await self.fleet.release(going)
             self._surplus -= going
             self._log.info(log.Event.SHARDS_RELEASED, count=len(going), held=len(self.fleet.held), members=self.fleet.members)
-        self._shift_at = float("inf") if self._open == self.fleet.held else monotonic() + _SHIFT_EVERY
+        self._shift_at = monotonic() + _SHIFT_EVERY if self._surplus or self._open != self.fleet.held else float("inf")
 
     def _untold(self) -> set[int]:
         """The shards with a webhook of which the database is still to be told how it is doing."""

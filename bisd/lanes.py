@@ -130,6 +130,20 @@ class Lanes:
             self.window = Window(max(2, min(self._most, deliveries)), max(1 << 16, octets))
             self._feed(lane)
 
+    def hold_back(self, shards: frozenset[int], now: datetime) -> set[int]:
+        """These shards are to be closed: the lanes in them that may keep us waiting send nothing more. Answers the shards where
+        one still does, whose other lanes go on meanwhile. Lanes of other shards are held back no more."""
+        waiting: set[int] = set()
+        for lane in self._lanes.values():
+            shard, was = shard_of(lane.webhook.id), lane.held_back
+            keeps_waiting = shard in shards and lane.keeps_waiting(now)
+            lane.held_back = keeps_waiting or (was and shard in shards)
+            if keeps_waiting:
+                waiting.add(shard)
+            elif was and not lane.held_back:
+                self._feed(lane)
+        return waiting
+
     def close(self, shards: Iterable[int], *, lost: bool = False) -> set[int]:
         """Forgets the lanes of these shards; answers the shards in which something is still busy, until it is written. `lost`:
         they may be somebody else's already."""

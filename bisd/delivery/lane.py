@@ -23,6 +23,8 @@ from bisd.turns import Share
 # Seconds without an answer, at least, after which a receiver is in doubt; and so many times what it took on average.
 _PATIENCE = 2.0
 _PATIENCE_TIMES = 3
+# Seconds that an attempt takes, on average, which others should not be kept waiting for.
+_SLOW = 0.5
 _NOT_SMALL = 8
 # Due time (in an ordered lane: always the same) and event id.
 Key = tuple[datetime, int]
@@ -42,7 +44,8 @@ class Window(NamedTuple):
 class Lane:
     """One webhook's line."""
 
-    # `share`: its account's; `doubtful`: as in_doubt answered last; `doubted`: how many of those in flight count as such.
+    # `share`: its account's; `doubtful`: as in_doubt answered last; `doubted`: how many of those in flight count as such;
+    # `held_back`: nothing more goes for now.
     __slots__ = (
         "webhook",
         "horizon",
@@ -52,6 +55,7 @@ class Lane:
         "share",
         "doubtful",
         "doubted",
+        "held_back",
         "_heard_at",
         "_pace",
         "_health",
@@ -91,27 +95,35 @@ class Lane:
         """How fast it goes, and how it is doing, as its webhook's row says."""
         webhook = self.webhook
         self._pace = Pace(_ceiling(webhook, ceiling), webhook.rate)
-        self._health = Health(webhook.id, self._limits, webhook.standing)
-        self._probe: int | None = None
-        # What was sent before it was switched on says nothing of how it is now: it may have gone to another URL.
-        self._former = set(self._busy)
         if webhook.sent_at is not None:
             self._pace.sent(webhook.sent_at)
+        if webhook.standing.next_probe_at is None and webhook.recovered_at is not None:
+            self._pace.ramp(webhook.recovered_at)
+        self._renew()
+
+    def _renew(self) -> None:
+        """How it is doing, as its webhook's row says."""
+        self._health = Health(self.webhook.id, self._limits, self.webhook.standing)
+        self._probe: int | None = None
+        self.held_back = False
+        # What was sent before it was switched on says nothing of how it is now: it may have gone to another URL.
+        self._former = set(self._busy)
         if self._health.probe_at is not None:
             self._pace.park(self._health.probe_at)
-        elif webhook.recovered_at is not None:
-            self._pace.ramp(webhook.recovered_at)
 
     def change(self, webhook: Webhook, ceiling: int) -> None:
         """The webhook was changed: what is held is forgotten and read again, under the new settings. One that was switched on
-        anew, or was closed, begins anew."""
-        anew = webhook.resumed_at != self.webhook.resumed_at or (webhook.live and not self.webhook.live)
+        anew begins anew; one that was closed goes on as fast as it did, if it did, and does as its row says."""
+        resumed = webhook.resumed_at != self.webhook.resumed_at
+        reopened = webhook.live and not self.webhook.live
         self.webhook = webhook
-        if anew:
+        if resumed or (reopened and (self._health.over or self._health.probe_at is not None)):
             self._begin(ceiling)
         else:
             self._pace.change(_ceiling(webhook, ceiling), webhook.rate)
-            if self._health.probe_at is not None and not self._health.over:
+            if reopened:
+                self._renew()
+            elif self._health.probe_at is not None and not self._health.over:
                 self._pace.park(self._health.probe_at)
         self.forget()
 
@@ -219,7 +231,12 @@ class Lane:
 
     def sendable(self) -> bool:
         """Whether a due delivery could go: something is held, fewer are in flight than may be, nothing holds up the line."""
-        return bool(self._held) and self.in_flight < self._pace.limit and not (self._halted and self.webhook.ordered)
+        return (
+            bool(self._held)
+            and self.in_flight < self._pace.limit
+            and not self.held_back
+            and not (self._halted and self.webhook.ordered)
+        )
 
     def in_doubt(self, now: datetime) -> bool:
         """Whether its receiver has taken nothing yet, or nothing for too long while something was under way."""
@@ -227,6 +244,10 @@ class Lane:
             silent = (now - self._heard_at).total_seconds()
             self.doubtful = silent > _PATIENCE and silent > _PATIENCE_TIMES * self._pace.latency
         return self.doubtful
+
+    def keeps_waiting(self, now: datetime) -> bool:
+        """Whether what is in flight may take long to end."""
+        return self.in_flight > 0 and (self.in_doubt(now) or self._pace.latency > _SLOW)
 
     def due(self) -> datetime | None:
         """When the first delivery held may go."""
