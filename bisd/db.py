@@ -81,10 +81,16 @@ _ASKED_SETTINGS = _DAEMON_SETTINGS | {
 }
 
 
-@cache
 def query(name: str) -> str:
     """The text of queries/<name>.sql."""
-    return (files("bisd") / "sql" / "queries" / f"{name}.sql").read_text(encoding="utf-8")
+    return _queries()[name]
+
+
+@cache
+def _queries() -> dict[str, str]:
+    """All of them at once: whoever has no descriptor left could not open the file of the one that is wanted then."""
+    found = (files("bisd") / "sql" / "queries").iterdir()
+    return {file.name.removesuffix(".sql"): file.read_text(encoding="utf-8") for file in found if file.name.endswith(".sql")}
 
 
 def resolve_dsn(config: DatabaseConfig) -> str:

@@ -17,7 +17,7 @@ import aiohttp
 import psutil
 import pytest
 
-from bisd import egress, log
+from bisd import db, egress, log
 from bisd.config import DeactivationConfig, DeliveryConfig, EgressConfig
 from bisd.delivery.post import Post
 from bisd.egress import Egress, GuardedResolver, ResolverSilent
@@ -248,6 +248,14 @@ async def test_lanes_pause_while_the_fault_is_ours(
     assert ["outage_over"] == [event for event, *_ in said.lines() if event != "outage"]
     assert 300 == len(await hostile.requests(f"/ok?lanes-{kind}"))
     assert 10 == await shop.connection.fetchval("select count(*) from bisd.webhook where enabled")
+
+
+def test_every_query_is_at_hand_when_no_descriptor_is_left() -> None:
+    """Whatever was asked first: a session would be lost that asks something for the first time then, and its shards with it."""
+    db._queries.cache_clear()
+    assert db.query("snapshot")
+    with no_descriptors():
+        assert db.query("release_shards")
 
 
 @contextmanager
