@@ -162,6 +162,7 @@ class Session:
         self._surplus: frozenset[int] = frozenset()
         self._tend_at = self._beat_at = self._look_at = self._rested_at = 0.0
         self._shift_at = float("inf")
+        self._patient_until = 0.0
         self._rung = False
         self._log = log.get()
 
@@ -282,6 +283,8 @@ class Session:
         if shards:
             owing = [row["webhook_id"] for row in await self._fetch(db.query("owing"), mask(shards))]
             for ids in (owing[at : at + _OPEN_AT_ONCE] for at in range(0, len(owing), _OPEN_AT_ONCE)):
+                if self._leaving.is_set():
+                    break
                 for webhook in await self._webhooks(ids):
                     self._lanes.put(webhook, BEGINNING)
                 await self._refill()

@@ -71,6 +71,7 @@ class Lanes:
         self._lanes: dict[int, Lane] = {}
         self._turns: Turns[Lane] = Turns()
         self._doubted = 0
+        self._holding_back = False
         self._bound(in_flight)
         self._aside: dict[int, Lane] = {}
         self._aside_twice: dict[int, Lane] = {}
@@ -131,18 +132,26 @@ class Lanes:
             self._feed(lane)
 
     def hold_back(self, shards: frozenset[int], now: datetime) -> set[int]:
-        """These shards are to be closed: the lanes in them that may keep us waiting send nothing more. Answers the shards where
-        one still does, whose other lanes go on meanwhile. Lanes of other shards are held back no more."""
+        """These shards are to be closed: the lanes in them that may keep us waiting, and those that are parked, send nothing
+        more. Answers the shards where one still does, whose other lanes go on meanwhile. Others are held back no more."""
         waiting: set[int] = set()
-        for lane in self._lanes.values():
-            shard, was = shard_of(lane.webhook.id), lane.held_back
-            keeps_waiting = shard in shards and lane.keeps_waiting(now)
-            lane.held_back = keeps_waiting or (was and shard in shards)
-            if keeps_waiting:
-                waiting.add(shard)
-            elif was and not lane.held_back:
-                self._feed(lane)
+        if shards or self._holding_back:
+            for lane in self._lanes.values():
+                shard, was = shard_of(lane.webhook.id), lane.held_back
+                slow = shard in shards and lane.is_slow(now)
+                lane.held_back = slow and (was or lane.in_flight > 0 or lane.state == "parked")
+                if slow and lane.in_flight:
+                    waiting.add(shard)
+                if was and not lane.held_back:
+                    self._feed(lane)
+        self._holding_back = bool(shards)
         return waiting
+
+    def lose(self, shards: frozenset[int]) -> None:
+        """The rows of their webhooks are about to be read: of what is in flight nothing is reported any more."""
+        for lane in self._lanes.values() if shards else ():
+            if shard_of(lane.webhook.id) in shards:
+                lane.lose()
 
     def close(self, shards: Iterable[int], *, lost: bool = False) -> set[int]:
         """Forgets the lanes of these shards; answers the shards in which something is still busy, until it is written. `lost`:

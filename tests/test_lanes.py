@@ -334,22 +334,18 @@ class LaneMachine(RuleBasedStateMachine):
             self.hear(False)
 
     def _put(self, number: int, horizon: tuple[datetime, int]) -> None:
-        """A lane that is new, or whose webhook was switched on anew, begins with what the row says. One that was closed does as
-        the row says, and goes on as fast as it did, unless it was parked, or nothing more was to go."""
+        """A lane that is new, or was closed, or whose webhook was switched on anew, begins with what the row says; when it sent
+        last, it knows."""
         row, lane = self.table.webhook(number), self.lanes._lanes.get(number)
-        reopened = lane is not None and row.live and not lane.webhook.live
-        stopped = number in self.parked or number in self.over
-        begins = lane is None or lane.webhook.resumed_at != row.resumed_at or (reopened and stopped)
-        if begins:
-            for state in (self.parked, self.ramping, self.sent_at):
+        if lane is None or lane.webhook.resumed_at != row.resumed_at or (row.live and not lane.webhook.live):
+            for state in (self.parked, self.ramping):
                 state.pop(number, None)
-        elif lane is not None and lane.webhook.rate != row.rate:
-            self.sent_at.pop(number, None)
-        if begins or reopened:
             self.over.discard(number)
             self.former |= {sent.key for sent in self._busy() if sent.delivery.webhook_id == number}
             if row.standing.next_probe_at is not None:
                 self.parked[number] = row.standing.next_probe_at
+        if lane is None or lane.webhook.rate != row.rate:
+            self.sent_at.pop(number, None)
         self.told[number] = row
         self.lanes.put(row, horizon)
 

@@ -57,6 +57,7 @@ class Lane:
         "doubted",
         "held_back",
         "_heard_at",
+        "_sent_at",
         "_pace",
         "_health",
         "_limits",
@@ -77,7 +78,7 @@ class Lane:
         self.share = share
         self.doubtful = True
         self.doubted = 0
-        self._heard_at = BEGINNING[0]
+        self._heard_at = self._sent_at = BEGINNING[0]
         self.queued = False
         self.timer: datetime | None = None
         self.in_flight = 0
@@ -94,36 +95,28 @@ class Lane:
     def _begin(self, ceiling: int) -> None:
         """How fast it goes, and how it is doing, as its webhook's row says."""
         webhook = self.webhook
-        self._pace = Pace(_ceiling(webhook, ceiling), webhook.rate)
-        if webhook.sent_at is not None:
-            self._pace.sent(webhook.sent_at)
-        if webhook.standing.next_probe_at is None and webhook.recovered_at is not None:
-            self._pace.ramp(webhook.recovered_at)
-        self._renew()
-
-    def _renew(self) -> None:
-        """How it is doing, as its webhook's row says."""
-        self._health = Health(self.webhook.id, self._limits, self.webhook.standing)
-        self._probe: int | None = None
         self.held_back = False
-        # What was sent before it was switched on says nothing of how it is now: it may have gone to another URL.
+        self._pace = Pace(_ceiling(webhook, ceiling), webhook.rate)
+        self._health = Health(webhook.id, self._limits, webhook.standing)
+        self._probe: int | None = None
+        # What was sent before says nothing of how it is now: it may have gone to another URL.
         self._former = set(self._busy)
+        self._pace.sent(max(self._sent_at, webhook.sent_at or self._sent_at))
         if self._health.probe_at is not None:
             self._pace.park(self._health.probe_at)
+        elif webhook.recovered_at is not None:
+            self._pace.ramp(webhook.recovered_at)
 
     def change(self, webhook: Webhook, ceiling: int) -> None:
         """The webhook was changed: what is held is forgotten and read again, under the new settings. One that was switched on
-        anew begins anew; one that was closed goes on as fast as it did, if it did, and does as its row says."""
-        resumed = webhook.resumed_at != self.webhook.resumed_at
-        reopened = webhook.live and not self.webhook.live
+        anew, or was closed, begins anew."""
+        anew = webhook.resumed_at != self.webhook.resumed_at or (webhook.live and not self.webhook.live)
         self.webhook = webhook
-        if resumed or (reopened and (self._health.over or self._health.probe_at is not None)):
+        if anew:
             self._begin(ceiling)
         else:
             self._pace.change(_ceiling(webhook, ceiling), webhook.rate)
-            if reopened:
-                self._renew()
-            elif self._health.probe_at is not None and not self._health.over:
+            if self._health.probe_at is not None and not self._health.over:
                 self._pace.park(self._health.probe_at)
         self.forget()
 
@@ -134,7 +127,8 @@ class Lane:
         self._pace.change(_ceiling(self.webhook, ceiling), self.webhook.rate)
 
     def lose(self) -> None:
-        """Its shard may be somebody else's: what is still in flight says nothing of how it is doing."""
+        """Its shard may be somebody else's, or its row is about to be read: what is still in flight says nothing of how it is
+        doing."""
         self._health.over = True
 
     def forget(self) -> None:
@@ -226,6 +220,7 @@ class Lane:
         if self.in_flight == 0:
             self._heard_at = now
         self.in_flight += 1
+        self._sent_at = now
         self._pace.sent(now)
         return delivery
 
@@ -245,9 +240,9 @@ class Lane:
             self.doubtful = silent > _PATIENCE and silent > _PATIENCE_TIMES * self._pace.latency
         return self.doubtful
 
-    def keeps_waiting(self, now: datetime) -> bool:
-        """Whether what is in flight may take long to end."""
-        return self.in_flight > 0 and (self.in_doubt(now) or self._pace.latency > _SLOW)
+    def is_slow(self, now: datetime) -> bool:
+        """Whether what it sends may take long to end."""
+        return self.in_doubt(now) or self._pace.latency > _SLOW
 
     def due(self) -> datetime | None:
         """When the first delivery held may go."""

@@ -151,11 +151,12 @@ class Writeback:
         outcomes would wait for it. What cannot be said now, as somebody else is changing the row, is said a moment later."""
         connection = self._connection
         assert connection is not None
-        if not self._is_sure():  # whoever owns them now may say how they do
-            self._put_off |= self._reports
-            self._reports.clear()
         for number, webhook_id in enumerate(list(self._reports)):
             if number >= _TOLD and self._waiting:
+                break
+            if not self._is_sure():  # whoever owns them now may say how they do
+                self._put_off |= self._reports
+                self._reports.clear()
                 break
             report = self._reports.get(webhook_id)
             if report is None:

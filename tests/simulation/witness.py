@@ -334,8 +334,9 @@ class Witness:
             if key not in database.rows and all(attempt.verdict in ("retry", "postponed") for attempt in attempts):
                 self.deny("loss", f"{key} has gone, and nothing says why")
         for daemon in self._world.daemons:
+            pending = daemon.writeback._reports.keys() | daemon.writeback._put_off
             for number, lane in daemon.lanes._lanes.items() if daemon.alive else ():
-                failing, pending = database.hooks[number].webhook.standing.failing_since, daemon.writeback._put_off
+                failing = database.hooks[number].webhook.standing.failing_since
                 if lane.webhook.live and failing is not None and lane._health._told == WELL and number not in pending:
                     self.deny(
                         "standing", f"webhook {number} is said to fail since {failing}, and {daemon.name} knows nothing of it"
