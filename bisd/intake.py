@@ -31,6 +31,8 @@ from bisd.model import SHARDS, Delivery, Members, Standing, Webhook, shard_of
 _TEND_EVERY = 1.9
 # While a shard is to be let go, or opened, and has to wait.
 _SHIFT_EVERY = 0.2
+# A slow receiver keeps its shard here for no longer.
+_PATIENCE = 30.0
 # After a look, so many times what it took, but no longer than the sweep would: a bell shall delay nothing.
 _REST = 3.0
 _LONGEST_REST = 1.0
@@ -251,9 +253,13 @@ class Session:
         opens it takes that for the newest, and so do we."""
         opening = self.fleet.held - self._surplus - self._open - self._untold()
         self._writeback.forget(opening)
+        self._lanes.lose(opening)
         await self._open_shards(opening)
         waiting = self._lanes.hold_back(self._surplus, self._clock.now())
-        closing = self._surplus if self.fleet.left else self._surplus - waiting
+        if not self._surplus:
+            self._patient_until = monotonic() + _PATIENCE
+        patient = not self.fleet.left and monotonic() < self._patient_until
+        closing = self._surplus - waiting if patient else self._surplus
         self._open = (self._open | opening) - closing
         for report in self._lanes.untold(closing):
             self._writeback.report(report)

@@ -279,14 +279,7 @@ async def test_whoever_stops_leaves_what_is_idle_to_others(shop: Shop, receiver:
     """Two of three are told to stop while eight receivers keep them waiting: they take no shard of each other, and all but
     those eight get what happens next, each once, from the third, while the two still wait."""
     await _paths(shop, receiver.url, 28)
-    goes_on = asyncio.Event()
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        if int(request.path[1:]) >= 20:
-            await goes_on.wait()
-        return web.Response()
-
-    receiver.answer = answer
+    goes_on = _hangs(receiver)
     config = configure(ca_file, timeout=timedelta(seconds=20))
     async with running(config, dsn), running(config, dsn) as first, running(config, dsn) as second:
         await eventually(lambda: _is(_held(dsn), [20, 22, 22]))
@@ -312,14 +305,7 @@ async def test_a_slow_receiver_keeps_nobody_of_its_shard_waiting(
         for id, path in ((number + 1, number), (number + 65, number + 20)):
             await shop.connection.execute(f"alter table bisd.webhook alter id restart with {id}")
             await shop.subscribe("notification/create", f"{receiver.url}{path}")
-    goes_on = asyncio.Event()
-
-    async def answer(request: web.Request) -> web.StreamResponse:
-        if int(request.path[1:]) >= 20:
-            await goes_on.wait()
-        return web.Response()
-
-    receiver.answer = answer
+    goes_on = _hangs(receiver)
     config = configure(ca_file, timeout=timedelta(seconds=40))
     async with running(config, dsn):
         await shop.notify()
@@ -333,6 +319,19 @@ async def test_a_slow_receiver_keeps_nobody_of_its_shard_waiting(
             await eventually(lambda: _is(_held(dsn), [32, 32]))
             await eventually(lambda: _is_zero(shop))
     assert 80 == len(receiver.requests) == _pairs(receiver)
+
+
+def _hangs(receiver: Receiver) -> asyncio.Event:
+    """From path 20 on it does not answer until this is set."""
+    goes_on = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        if int(request.path[1:]) >= 20:
+            await goes_on.wait()
+        return web.Response()
+
+    receiver.answer = answer
+    return goes_on
 
 
 async def _well(receiver: Receiver, number: int) -> bool:

@@ -83,6 +83,7 @@ async def test_what_can_never_be_said_keeps_nothing_back(shop: Shop, dsn: str) -
     while await shop.connection.fetchval("select failing_since is null from bisd.webhook where id = $1", second):
         await asyncio.sleep(0)
     running.cancel()
+    assert await shop.connection.fetchval("select failing_since is null from bisd.webhook where id = $1", first)
 
 
 def _failing(webhook_id: int) -> Report:
