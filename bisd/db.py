@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import ExitStack
 from functools import cache
 from importlib.resources import files
@@ -48,9 +48,12 @@ TRANSACTIONS_POOLED = (
 )
 _KEPT_WITHIN = 2.0
 
-# How the daemon's own sessions run. A server crash may put work back, never drop it, so they need not wait for the disk; and
+# How a session runs, by the names of PostgreSQL's settings.
+Settings = Mapping[str, str]
+
+# The daemon's own. A server crash may put work back, never drop it, so they need not wait for the disk; and
 # plans must not depend on statistics that a fresh table does not have: every query of ours goes by an index.
-_DAEMON_SETTINGS = {
+DAEMON: Settings = {
     "search_path": "pg_catalog",
     "synchronous_commit": "off",
     "statement_timeout": "10s",
@@ -72,7 +75,8 @@ _DAEMON_SETTINGS = {
     "enable_mergejoin": "off",
 }
 # Those that answer people and their programs: within moments or not at all; what they change is on disk when it is answered.
-_ASKED_SETTINGS = _DAEMON_SETTINGS | {
+ASKED: Settings = {
+    **DAEMON,
     "application_name": "bisd http",
     "synchronous_commit": "on",
     "statement_timeout": "2s",
@@ -105,30 +109,20 @@ def primary(dsn: str) -> Primary:
     return Primary(dsn, query("timeline"))
 
 
-async def connect(server: str | Primary, *, daemon: bool = False, patience: float = 10.0) -> Connection:
-    """One session of the server at a DSN. A daemon's are set up for its queries, which take milliseconds: one that has not
-    answered within `patience` seconds is lost, however alive its connection looks. It is set up once it is open: PgBouncer,
-    which may well pool sessions, lets none in that asks for more than these two settings."""
+async def connect(server: str | Primary, settings: Settings | None = None, *, patience: float = 10.0) -> Connection:
+    """One session of the server at a DSN. A daemon's has settings for its queries, which take milliseconds: one that has not
+    answered within `patience` seconds is lost, however alive its connection looks. They are set once it is open: PgBouncer,
+    which may well pool sessions, lets none in that asks for more than the two that it begins with."""
     connection = await (primary(server) if isinstance(server, str) else server).connect(
-        command_timeout=patience if daemon else 60,
+        command_timeout=60 if settings is None else patience,
         server_settings={"application_name": "bisd", "timezone": "UTC"},
     )
-    if daemon:
+    if settings is not None:
         with ExitStack() as failing:
             failing.callback(connection.terminate)
-            await set_up(connection)
+            await connection.execute(query("set_session"), list(settings), list(settings.values()))
             failing.pop_all()
     return connection
-
-
-async def set_up(connection: Connection) -> None:
-    """A daemon's settings, for a session that has none, or no longer: a pool resets what it is given back."""
-    await connection.execute(query("set_session"), list(_DAEMON_SETTINGS), list(_DAEMON_SETTINGS.values()))
-
-
-async def set_up_to_be_asked(connection: Connection) -> None:
-    """The settings of a session that answers people, as set_up does for the daemon's own."""
-    await connection.execute(query("set_session"), list(_ASKED_SETTINGS), list(_ASKED_SETTINGS.values()))
 
 
 async def require_fit(connection: Connection) -> None:

@@ -70,8 +70,7 @@ class Housekeeping:
                 self._log.info(log.Event.KEYS_SEALED, count=sealing.keys)
 
     async def _keep(self) -> None:
-        async with self._sessions.borrow() as connection:
-            await connection.execute(db.query("patience"), f"{_PATIENCE}s")
+        async with self._sessions.borrow(within=_PATIENCE) as connection:
             made = await connection.fetchval(db.query("make_partitions"), _DAYS_AHEAD, timeout=_PATIENCE)
             if made:
                 self._log.info(log.Event.PARTITIONS_MADE, count=made)

@@ -59,7 +59,7 @@ class Service:
         self.metrics = Metrics()
         self._writeback = Writeback(self._opening("writeback"), self._written, partial(is_sure, self._clock))
         self._sessions = Sessions(self._opening("pool"), config.database.pool_size)
-        self._desk = Desk(partial(self._connect, "http", LONGEST))
+        self._desk = Desk(partial(self._connect, "http", db.ASKED, LONGEST))
         self._intake = Intake(
             self._opening("intake"),
             self._keyring,
@@ -219,9 +219,9 @@ class Service:
     def _opening(self, what: str) -> Callable[[], Awaitable[db.Connection]]:
         return partial(self._connect, what)
 
-    async def _connect(self, what: str, patience: float = 10.0) -> db.Connection:
+    async def _connect(self, what: str, settings: db.Settings = db.DAEMON, patience: float = 10.0) -> db.Connection:
         try:
-            connection = await db.connect(self._primary, daemon=True, patience=patience)
+            connection = await db.connect(self._primary, settings, patience=patience)
         except db.ANY:
             self.metrics.connected(what, done=False)
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import cast
 
 import asyncpg
 
@@ -18,26 +18,19 @@ _KEPT = 20.0
 class Sessions:
     """At most `size` at once, besides those that listen and write back. Use as an asynchronous context manager."""
 
-    def __init__(
-        self,
-        connect: Callable[[], Awaitable[db.Connection]],
-        size: int,
-        set_up: Callable[[db.Connection], Awaitable[None]] = db.set_up,
-        patience: float = _PATIENCE,
-    ) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[db.Connection]], size: int, patience: float = _PATIENCE) -> None:
         self._connect = connect
         self._size = size
-        self._set_up = set_up
         self._patience = patience
         self._pool: asyncpg.Pool[asyncpg.Record]
 
     async def __aenter__(self) -> Sessions:
         self._pool = asyncpg.create_pool(
             connect=self._open,
-            setup=cast(Any, self._set_up),
             min_size=0,
             max_size=self._size,
             max_inactive_connection_lifetime=_KEPT,
+            reset=_as_it_is,
             record_class=asyncpg.Record,
         )
         await self._pool
@@ -50,13 +43,20 @@ class Sessions:
         return await self._connect()
 
     @asynccontextmanager
-    async def borrow(self) -> AsyncIterator[db.Connection]:
-        """One session, as it was at its beginning. Raises TimeoutError if none becomes free, and what connecting raises."""
+    async def borrow(self, within: float | None = None) -> AsyncIterator[db.Connection]:
+        """One session, as it was at its beginning, in which statements may take so many seconds, if that is said. Raises
+        TimeoutError if none becomes free, and what connecting raises."""
         async with self._pool.acquire(timeout=self._patience) as connection:
-            well = False
+            again = False
             try:
+                if within is not None:
+                    await connection.execute(db.query("patience"), f"{within}s")
                 yield cast(db.Connection, connection)  # it passes on whatever a connection is asked for
-                well = True
+                again = within is None
             finally:
-                if not well:  # nobody waits to find out whether it can be used again
+                if not again:  # nobody waits to find out whether it can be, and none is lent that was changed
                     connection.terminate()
+
+
+async def _as_it_is(_: object) -> None:
+    """A session that is lent again has nothing to be reset: a page is one statement, not three."""

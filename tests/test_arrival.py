@@ -23,7 +23,7 @@ Connect = Callable[[], Awaitable[db.Connection]]
 
 @pytest.fixture
 async def connection(dsn: str) -> AsyncIterator[db.Connection]:
-    connection = await db.connect(dsn, daemon=True)
+    connection = await db.connect(dsn, db.DAEMON)
     yield connection
     await connection.close()
 

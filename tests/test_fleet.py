@@ -50,7 +50,7 @@ async def member(dsn: str) -> AsyncIterator[Callable[[], asyncio.Future[Member]]
     connections: list[db.Connection] = []
 
     async def make() -> Member:
-        connection = await db.connect(dsn, daemon=True)
+        connection = await db.connect(dsn, db.DAEMON)
         connections.append(connection)
         member = Member(Fleet(connection), Arrival(connection, lambda *_: None))
         await member.fleet.join()

@@ -316,8 +316,7 @@ async def test_nothing_is_missed_and_nothing_comes_twice(
     """Page by page, whatever is asked for, a listing has what bisd.delivery_status has, as it has it, each once; and who may
     read that view may list."""
     await (await connect()).execute(_MIXED)
-    asking = await db.connect(f"{dsn}&role=bisd_reader", daemon=True)
-    await db.set_up_to_be_asked(asking)
+    asking = await db.connect(f"{dsn}&role=bisd_reader", db.ASKED)
     status = [dict(row) for row in await asking.fetch("select * from bisd.delivery_status")]
     assert {"pending", "retrying", "held", "delivered", "failed", "expired", "cancelled", "refused"} == {
         row["state"] for row in status

@@ -159,11 +159,11 @@ CASES: dict[str, list[Case]] = {
 _HOT = ("look", "overflow", "refill", "settle", "report", "webhooks", "tests")
 _DAEMON = [
     "db", "migrate", "fleet", "intake", "housekeeping", "blueprint", "sealing", "backlog", "delivery/arrival",
-    "delivery/writeback",
+    "delivery/writeback", "sessions",
 ]  # fmt: skip
 _ASKED_BY_OTHERS = [
     "check/activity", "check/egress", "check/keys", "check/schema", "check/server", "check/session", "control",
-    "demo", "insight", "deliveries", "admin/desk", "admin/api/once",
+    "demo", "insight", "deliveries", "admin/api/once",
 ]  # fmt: skip
 # What these modules ask besides, when an operator calls them, not the daemon.
 _NOT_THE_DAEMON = {
@@ -215,7 +215,7 @@ async def test_a_plan_that_was_made_while_hardly_anything_was_owed(server: Serve
     """A session plans once, for the single row of a table that was empty when it was analysed, and keeps that when the table
     holds a million: what is asked at every look, refill and write-back touches what it answers all the same."""
     dsn = await server.create()
-    connection, filling = await db.connect(dsn, daemon=True), await asyncpg.connect(dsn)
+    connection, filling = await db.connect(dsn, db.DAEMON), await asyncpg.connect(dsn)
     try:
         await filling.execute("analyze")
         await filling.execute(
@@ -288,7 +288,7 @@ async def test_a_start_with_a_million_owed(
 
 async def _cost(dsn: str, name: str, case: Case) -> tuple[int, set[str]]:
     """Pages touched by a query as the daemon asks it, in functions too; and which tables were read from end to end."""
-    connection = await db.connect(dsn, daemon=True)
+    connection = await db.connect(dsn, db.DAEMON)
     try:
         return await _asked(connection, name, case)
     finally:

@@ -27,7 +27,7 @@ class Desk:
     """Opens a session when one is asked for, and outlives a database that goes away. Use as an asynchronous context manager."""
 
     def __init__(self, connect: Callable[[], Awaitable[db.Connection]]) -> None:
-        self._sessions = Sessions(connect, _SIZE, db.set_up_to_be_asked, _PATIENCE)
+        self._sessions = Sessions(connect, _SIZE, _PATIENCE)
         self._long = asyncio.Semaphore(_LONG_AT_ONCE)
         self.waiting = asyncio.Semaphore(_WAITING_AT_ONCE)
 
@@ -44,9 +44,8 @@ class Desk:
         where there is none or it takes too long, and NotGrantedError where its role may not."""
         refused: BisdError | None = None
         try:
-            async with self._turn(patience), self._sessions.borrow() as connection, asyncio.timeout(patience):
-                if patience > ANSWERED_WITHIN:
-                    await connection.execute(db.query("patience"), f"{patience}s")
+            borrowed = self._sessions.borrow(within=patience if patience > ANSWERED_WITHIN else None)
+            async with self._turn(patience), borrowed as connection, asyncio.timeout(patience):
                 try:
                     yield connection
                 except BisdError as fault:  # the session has done nothing wrong, and is lent again

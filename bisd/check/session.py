@@ -20,7 +20,7 @@ _POOLED = fault(Subject.SESSION, db.TRANSACTIONS_POOLED)
 async def session(connection: db.Connection, dsn: str) -> list[Finding]:
     """A daemon's session is opened beside ours."""
     try:
-        daemon = await db.connect(dsn, daemon=True)
+        daemon = await db.connect(dsn, db.DAEMON)
     except db.POOLED:
         return [_POOLED]
     except asyncpg.PostgresError as why:
