@@ -54,6 +54,7 @@ class Event(StrEnum):
     KEY_UNREADABLE = "key_unreadable"  # account_id, webhook_id
     KEYS_SEALED = "keys_sealed"  # count
     WEBHOOK_DEACTIVATED = "webhook_deactivated"  # webhook_id, reason
+    REPORT_REFUSED = "report_refused"  # webhook_id, error, reason
     SILENCE = "silence"  # seconds
     OUTAGE = "outage"  # code, seconds
     OUTAGE_OVER = "outage_over"  # seconds

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from time import monotonic
 
 import asyncpg
+import pytest
 
-from bisd import db
+from bisd import db, log
 from bisd.delivery.writeback import Writeback
 from bisd.health import Report
 from bisd.model import WELL, Delivered, Delivery, Outcome, Response, Standing, Timings
@@ -73,17 +76,53 @@ async def test_what_cannot_be_said_now_is_said_once_a_second(shop: Shop, dsn: st
     running.cancel()
 
 
-async def test_what_can_never_be_said_keeps_nothing_back(shop: Shop, dsn: str) -> None:
-    """A report that the database refuses comes last from then on."""
+async def test_what_can_never_be_said_keeps_nothing_back(shop: Shop, dsn: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """A report that the database refuses keeps no other back, ends no session, however often tried. It is logged once."""
+    log.configure("warning", "json")
     first, second = [await shop.subscribe("notification/create", "https://example.com/") for _ in range(2)]
-    writeback = Writeback(lambda: db.connect(dsn), lambda *_: None, lambda: True)
+    tried = Counter[str]()
+
+    def asked(query: asyncpg.connection.LoggedQuery) -> None:
+        tried[query.args[-1]] += query.query == db.query("report")
+
+    async def connect() -> db.Connection:
+        tried["sessions"] += 1
+        connection = await db.connect(dsn)
+        connection.add_query_logger(asked)
+        return connection
+
+    writeback = Writeback(connect, lambda *_: None, lambda: True)
     writeback.report(_failing(first)._replace(last_error="\0"))
     writeback.report(_failing(second))
     running = asyncio.create_task(writeback.run())
-    while await shop.connection.fetchval("select failing_since is null from bisd.webhook where id = $1", second):
+    while tried["\0"] < 3:
         await asyncio.sleep(0)
     running.cancel()
-    assert await shop.connection.fetchval("select failing_since is null from bisd.webhook where id = $1", first)
+    assert {"\0": 3, "500": 1, "sessions": 1} == tried
+    standing = dict(await shop.connection.fetch("select id, failing_since is null from bisd.webhook"))
+    assert {first: True, second: False} == standing
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [("report_refused", first)] == [(line["event"], line["webhook_id"]) for line in lines]
+    assert first not in writeback.telling
+
+
+async def test_what_is_being_said_is_known_to_be(shop: Shop, dsn: str) -> None:
+    """A report that was forgotten on its way, as a session was lost, may still be taken: until that is known, its
+    row is not to be read."""
+    webhook_id = await shop.subscribe("notification/create", "https://example.com/")
+    writeback = Writeback(lambda: db.connect(dsn), lambda *_: None, lambda: True)
+    running = asyncio.create_task(writeback.run())
+    async with shop.connection.transaction():
+        await shop.connection.execute("lock table bisd.webhook")
+        writeback.report(_failing(webhook_id))
+        while not await shop.connection.fetchval("select count(*) from pg_locks where not granted"):
+            await asyncio.sleep(0)
+        writeback.forget(range(64))
+        assert {webhook_id} == set(writeback.telling)
+    while writeback.telling:
+        await asyncio.sleep(0)
+    running.cancel()
+    assert not await shop.connection.fetchval("select failing_since is null from bisd.webhook where id = $1", webhook_id)
 
 
 def _failing(webhook_id: int) -> Report:

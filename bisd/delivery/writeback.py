@@ -54,6 +54,7 @@ class Writeback:
         self._reports: dict[int, Report] = {}
         self._put_off: dict[int, Report] = {}
         self._tried: Counter[int] = Counter()
+        self._saying: int | None = None
         self._later: asyncio.TimerHandle | None = None
         self.trouble = db.Trouble("writeback")
         self._idle = True
@@ -87,7 +88,8 @@ class Writeback:
     @property
     def telling(self) -> Collection[int]:
         """The webhooks of which something is still to be said, and has not been tried too often."""
-        return self._reports.keys() | {one for one in self._put_off if self._tried[one] < _TRIES}
+        patient = {one for one in self._put_off if self._tried[one] < _TRIES}
+        return self._reports.keys() | patient | ({self._saying} if self._saying is not None else set())
 
     def forget(self, shards: Container[int]) -> None:
         """Of their webhooks nothing is said any more of what is known now: others may know better, or the row is read again."""
@@ -149,30 +151,17 @@ class Writeback:
     async def _tell(self) -> None:
         """Outcomes are in the database: now what is to be said of webhooks, each for itself, and not so much at once that
         outcomes would wait for it. What cannot be said now, as somebody else is changing the row, is said a moment later."""
-        connection = self._connection
-        assert connection is not None
         for number, webhook_id in enumerate(list(self._reports)):
             if number >= _TOLD and self._waiting:
                 break
-            if not self._is_sure():  # whoever owns them now may say how they do
+            if self._connection is None or not self._is_sure():  # whoever owns them now may say how they do
                 self._put_off |= self._reports
                 self._reports.clear()
                 break
             report = self._reports.get(webhook_id)
             if report is None:
                 continue  # forgotten meanwhile
-            self._turned_at = monotonic()
-            try:
-                told = await connection.fetchval(db.query("report"), *_report(report))
-            except db.ANY as fault:
-                self._lose(fault)
-                last = self._reports.pop(webhook_id, None)
-                self._put_off |= self._reports
-                if last is not None:  # the others need not suffer from it
-                    self._put_off[webhook_id] = last
-                    self._tried[webhook_id] += 1
-                self._reports.clear()
-                break
+            told = await self._say(self._connection, report)
             if told and report.deactivate is not None:
                 self._log.warning(log.Event.WEBHOOK_DEACTIVATED, webhook_id=webhook_id, reason=report.deactivate)
             if self._reports.get(webhook_id) is report:  # there is nothing newer to say
@@ -184,6 +173,22 @@ class Writeback:
                     self._tried[webhook_id] += 1
         if self._put_off and self._later is None:
             self._later = asyncio.get_running_loop().call_later(_PUT_OFF, self._tell_again)
+
+    async def _say(self, connection: db.Connection, report: Report) -> bool:
+        """Whether it is said. The log is told once what the database refuses: others need not suffer from it."""
+        self._turned_at = monotonic()
+        self._saying = webhook_id = report.webhook_id
+        try:
+            return bool(await connection.fetchval(db.query("report"), *_report(report)))
+        except db.TRANSIENT as fault:
+            self._lose(fault)
+        except asyncpg.PostgresError as fault:
+            if not self._tried[webhook_id]:
+                error = type(fault).__name__
+                self._log.error(log.Event.REPORT_REFUSED, webhook_id=webhook_id, error=error, reason=str(fault.args[0]))
+        finally:
+            self._saying = None
+        return False
 
     def _tell_again(self) -> None:
         put_off, self._put_off, self._later = self._put_off, {}, None
