@@ -44,7 +44,7 @@ def _words_for_systemd() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
-    server = Server()
+    server = Server(in_memory=True)
     yield server
     server.remove()
 
@@ -62,8 +62,10 @@ def ca_file(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture
-async def dsn(server: Server) -> str:
-    return await server.create()
+async def dsn(server: Server) -> AsyncIterator[str]:
+    dsn = await server.create()
+    yield dsn
+    await server.drop(dsn)
 
 
 @pytest.fixture

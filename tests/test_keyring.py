@@ -487,7 +487,7 @@ async def test_keys_that_somebody_brought_are_sealed(key: str, connect: Connect,
 @pytest.mark.parametrize("daemon", [True, False])
 async def test_looking_for_nothing_is_cheap(dsn: str, daemon: bool, analyzed: bool, rewrap: bool, ring: Keyring) -> None:
     """Where all of 30,000 accounts are sealed, to see that costs a few pages of one index, whatever is known of the table."""
-    connection = await db.connect(dsn, daemon=daemon)
+    connection = await db.connect(dsn, db.DAEMON if daemon else None)
     await connection.execute(
         "insert into bisd.account (name, plan, api_key) "
         "select 'x', 'medium', 'sealed:1:' || $1 || ':' || repeat('A', 60) || i from generate_series(1, 30000) i",

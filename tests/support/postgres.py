@@ -16,11 +16,11 @@ _TEMPLATE = "bisd_template"
 
 
 class Server(Cluster):
-    """A cluster, and databases in it. It vacuums nothing by itself, for it would look into every database in turn, of which
-    there come to be a thousand; unless the settings say otherwise."""
+    """A cluster, and databases in it. It vacuums nothing by itself, for it would look into every database in turn; unless the
+    settings say otherwise."""
 
-    def __init__(self, place: Path | None = None, **settings: str) -> None:
-        super().__init__(place)
+    def __init__(self, place: Path | None = None, in_memory: bool = False, **settings: str) -> None:
+        super().__init__(place, in_memory)
         self._names = (f"test_{number}" for number in itertools.count())
         asyncio.run(self._prepare({"fsync": "off", "autovacuum": "off"} | settings))
 
@@ -51,6 +51,12 @@ class Server(Cluster):
         await connection.execute(f"create database {name} template {template} strategy file_copy")
         await connection.close()
         return self.dsn(name)
+
+    async def drop(self, dsn: str) -> None:
+        """Whoever is connected to it is put out."""
+        connection = await asyncpg.connect(self.dsn("postgres"))
+        await connection.execute(f"drop database {urlsplit(dsn).path[1:]} with (force)")
+        await connection.close()
 
     async def copy(self, dsn: str) -> str:
         """Another database, as the one at `dsn` is, to which nobody may be connected; its DSN."""
