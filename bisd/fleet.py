@@ -51,8 +51,9 @@ class Fleet:
 
     async def leave(self) -> None:
         """Others no longer count us, and no shard is our share any more."""
-        self.left = True
-        await self._connection.execute(db.query("leave_fleet"))
+        if not self.left:
+            self.left = True
+            await self._connection.execute(db.query("leave_fleet"))
 
     async def tend(self, members: Members) -> Tending:
         """Takes what is free up to our share, and names what is beyond it."""
@@ -73,8 +74,8 @@ class Fleet:
     async def release(self, shards: Iterable[int]) -> None:
         """Lets go of shards in which nothing is busy any more."""
         going = sorted(shards)
-        await self._connection.execute(db.query("release_shards"), going)
         self.held -= frozenset(going)
+        await self._connection.execute(db.query("release_shards"), going)
 
 
 def is_sure(clock: Clock) -> bool:

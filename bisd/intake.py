@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from time import monotonic
 
@@ -33,13 +34,17 @@ _TEND_EVERY = 1.9
 _SHIFT_EVERY = 0.2
 # A slow receiver keeps its shard here for no longer.
 _PATIENCE = 30.0
+# The last that is said to the database takes no longer.
+_GOODBYE = 2.0
 # After a look, so many times what it took, but no longer than the sweep would: a bell shall delay nothing.
 _REST = 3.0
 _LONGEST_REST = 1.0
 _BEAT_EVERY = 30.0
 _REFILL_ROWS = 1000
 _OPEN_AT_ONCE = 500
+# Where the bell rings: what has arrived is to be looked for, or, if it says so, the fleet has changed.
 _CHANNEL = "bisd"
+_FLEET = "fleet"
 _STANDING = len(Standing._fields)
 
 
@@ -97,25 +102,25 @@ class Intake:
 
     async def _serve(self) -> None:
         connection = await self._connect()
+        session = self._session = Session(
+            connection,
+            self._keyring,
+            self._lanes,
+            self._clock,
+            self._turn,
+            self._writeback,
+            self._stir,
+            self._leaving,
+            self._metrics,
+        )
         try:
-            session = self._session = Session(
-                connection,
-                self._keyring,
-                self._lanes,
-                self._clock,
-                self._turn,
-                self._writeback,
-                self._stir,
-                self._leaving,
-                self._metrics,
-            )
             await session.begin()
             if self.trouble.end():
                 self._log.info(log.Event.DATABASE_BACK)
             self.ready.set()
             await session.run()
         except asyncio.CancelledError:
-            await connection.close(timeout=2)
+            await session.part()
             raise
         finally:
             self.ready.clear()
@@ -194,6 +199,14 @@ class Session:
             if not self._lanes.starving:
                 await self._pause()
 
+    async def part(self) -> None:
+        """Nothing is busy any more, and the daemon ends: others may have the rest. If they cannot be told, they find out."""
+        with suppress(*db.ANY):
+            async with asyncio.timeout(_GOODBYE):
+                await self.fleet.leave()
+                await self.fleet.release(self.fleet.held)
+                await self._connection.close()
+
     async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
         """What it answers; as good a sign as a look that the session, and what we hold, is still ours: a slow database takes
         seconds from one look to the next."""
@@ -212,8 +225,10 @@ class Session:
         if not sure:
             self._wake()
 
-    def _ring(self, *_: object) -> None:
+    def _ring(self, _connection: object, _pid: int, _channel: str, says: object) -> None:
         self._metrics.bells += 1
+        if says == _FLEET:
+            self._tend_at = 0.0
         self._cadence.rung(monotonic())
         self._rung = True
         self._look_at = self._rested_at
@@ -304,7 +319,10 @@ class Session:
         self._rung = False
         began = monotonic()
         self._lanes.begin_read()
-        arrivals = await self._arrival.look(mask(self._open), UNREAD if began >= self._tend_at else None)
+        tending = began >= self._tend_at
+        if tending:
+            self._tend_at = began + _TEND_EVERY  # now: a bell that is heard meanwhile may ask for it again
+        arrivals = await self._arrival.look(mask(self._open), UNREAD if tending else None)
         now = monotonic()
         self._metrics.looked(now - began, len(arrivals.deliveries) + len(arrivals.tests))
         self._rested_at = now + min(_REST * (now - began), _LONGEST_REST)
@@ -317,7 +335,6 @@ class Session:
         for webhook_id, due_at in arrivals.overflowed.items():
             self._lanes.reread(webhook_id, due_at)
         if arrivals.members is not None:
-            self._tend_at = began + _TEND_EVERY
             await self._tend(arrivals.members)
 
     async def _open_lanes(self, arrivals: Arrivals) -> None:

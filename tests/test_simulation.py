@@ -246,11 +246,10 @@ def _never_gives_up(patch: pytest.MonkeyPatch) -> None:
 
 # What shows in few seeds only, and from which on to look.
 _SELDOM = {
-    _takes_what_is_stale: 120,
+    _takes_what_is_stale: 260,
     _is_always_sure: 325,
-    _lets_shards_go_that_are_busy: 180,
     _lets_shards_go_untold: 183,
-    _speaks_for_shards_that_it_has_lost: 630,
+    _speaks_for_shards_that_it_has_lost: 3840,
 }
 
 

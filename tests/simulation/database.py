@@ -53,10 +53,10 @@ class Attempt(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Backend:
-    """The server's side of a session. `hear` is told of a bell, `lost` that the session was ended."""
+    """The server's side of a session. `hear` is told what a bell says, `lost` that the session was ended."""
 
     name: str
-    hear: Callable[[], None]
+    hear: Callable[[str], None]
     lost: Callable[[], None]
     listens: bool = False
     member: bool = False
@@ -168,10 +168,10 @@ class Tables:
         self.rows[key] = row
         self._stamped[row.txid].append(key)
 
-    def _ring(self) -> None:
+    def _ring(self, says: str = "") -> None:
         for backend in self.backends:
             if backend.listens:
-                backend.hear()
+                backend.hear(says)
 
     def _stamp(self) -> int:
         self._next_txid += 1

@@ -167,13 +167,13 @@ class Connection:
             self._line.ended(self.what, True)
             self._line.database.close(self.backend)
 
-    def _hear(self) -> None:
+    def _hear(self, says: str) -> None:
         if not self.silent:
-            self._timeline.after(self._line.latency(), self._ring)
+            self._timeline.after(self._line.latency(), self._ring, says)
 
-    def _ring(self) -> None:
+    def _ring(self, says: str) -> None:
         if not self._lost and not self.silent and self._listener is not None:
-            self._line.loop.call_soon(self._listener, self, 0, "bisd", "")
+            self._line.loop.call_soon(self._listener, self, 0, "bisd", says)
 
     def _hang_up(self) -> None:
         if not self.silent:
