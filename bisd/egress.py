@@ -1,28 +1,23 @@
 """Which addresses may be reached. The URL is the merchant's, so it is hostile, and its name may answer differently each time:
-what counts is decided inside the connection, by a resolver that only returns permitted addresses and by the factory that
-makes the socket, which sees literal addresses too."""
+what counts is decided inside the connection, by a resolver that only returns permitted addresses (resolver.py) and by the
+factory that makes the socket, which sees literal addresses too."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-import secrets
 import socket
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from pathlib import Path
-from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import aiodns
-import aiohttp
 import idna
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from bisd.config import EgressConfig
 from bisd.errors import UrlRefusedError
+
+if TYPE_CHECKING:  # whoever only judges a URL need not wait for an HTTP client
+    from aiohttp import AddrInfoType
 
 _Address = IPv4Address | IPv6Address
 
@@ -47,21 +42,7 @@ _HOST_NAME = re.compile(r"((?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.)*(?!-)[A-Za-z0-9-]{1
 # As the schema has it (bisd.url_fault).
 _MOST_CHARACTERS = 2048
 _MAX_ANSWERS = 32
-# Of those, so many of each family are dialled: each is one more TCP connection and TLS handshake, at somebody's choice.
-_MOST_DIALLED = 2
 _RECEIVE_BUFFER = 1 << 14
-# What a resolver that works says of a name that does not.
-_NO_SUCH_NAME = {
-    aiodns.error.ARES_ENOTFOUND,
-    aiodns.error.ARES_ENODATA,
-    aiodns.error.ARES_ENONAME,
-    aiodns.error.ARES_EBADNAME,
-    aiodns.error.ARES_EFORMERR,
-}
-_RESOLV_CONF = Path("/etc/resolv.conf")
-_RECONFIGURE_EVERY = 10.0
-# Somewhere far away, which is not asked anything: is there a route that leads out?
-_FAR = ((socket.AF_INET, "198.41.0.4"), (socket.AF_INET6, "2001:503:ba3e::2:30"))
 
 
 class AddressRefused(OSError):
@@ -73,10 +54,6 @@ class Permitted(NamedTuple):
 
     url: URL
     target: str
-
-
-class ResolverSilent(OSError):
-    """No name is answered, not even another one: our resolver is at fault, or the way to it, and not the name."""
 
 
 class Egress:
@@ -141,7 +118,7 @@ class Egress:
         if not self._allow and ("." not in name or any(name == one or name.endswith(f".{one}") for one in _INSIDE)):
             raise UrlRefusedError(reason="its host is a name for use inside a network, not a public one")
 
-    def open_socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
+    def open_socket(self, info: AddrInfoType) -> socket.socket:
         """aiohttp's socket factory: the last look at an address before it is dialled. Raises AddressRefused."""
         family, kind, protocol, _, sockaddr = info
         address = ip_address(str(sockaddr[0]).partition("%")[0])
@@ -165,122 +142,6 @@ class Egress:
             self._proxy_addresses |= set(addresses)  # those of before may be about to be dialled
         elif len(addresses) > _MAX_ANSWERS or not all(map(self.permits, addresses)):
             raise AddressRefused("address not permitted")
-
-
-class GuardedResolver(AbstractResolver):
-    """Resolves by c-ares, without a thread, in `patience` seconds. Reads its configuration again when that has changed."""
-
-    def __init__(
-        self, egress: Egress, make: Callable[[], AbstractResolver], patience: float, configuration: Path = _RESOLV_CONF
-    ) -> None:
-        self._egress = egress
-        self._make = make
-        self._inner = make()
-        self._former: list[AbstractResolver] = []
-        self._patience = patience
-        self._configuration = configuration
-        self._configured = _version(configuration)
-        self._checked_at = monotonic()
-        self._answered_at = self._silent_at = float("-inf")
-        self._probing = asyncio.Lock()
-
-    async def resolve(self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC) -> list[ResolveResult]:
-        """Raises AddressRefused, ResolverSilent, or OSError where the name is at fault."""
-        self._reconfigure()
-        answers = await self._ask(host, port, family)
-        if not answers:
-            raise OSError("the name has no address")
-        try:
-            addresses = [ip_address(answer["host"].partition("%")[0]) for answer in answers]
-        except ValueError:
-            raise AddressRefused("no address at all") from None
-        self._egress.vet(host, addresses)
-        return _first(answers)
-
-    async def _ask(self, host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
-        began = monotonic()
-        try:
-            async with asyncio.timeout(self._patience):
-                answers = await self._inner.resolve(host, port, family)
-        except OSError as fault:
-            if not _says_no(fault) and not await self._works(began):
-                raise ResolverSilent("no answer to any name") from None
-            raise OSError("the name cannot be resolved") from None
-        self._answered_at = monotonic()
-        return answers
-
-    async def _works(self, since: float) -> bool:
-        """Whether any name has been answered since then. Whose servers are silent, or failed, may be a merchant who would have
-        us wait: another name is asked, one that no cache knows; once for all who want to know."""
-        async with self._probing:
-            if max(self._answered_at, self._silent_at) < since:
-                try:
-                    async with asyncio.timeout(self._patience / 2):
-                        await self._inner.resolve(f"bisd-{secrets.token_hex(8)}.com", 443, socket.AF_INET)
-                    self._answered_at = monotonic()
-                except OSError as fault:
-                    if _says_no(fault):
-                        self._answered_at = monotonic()
-                    else:
-                        self._silent_at = monotonic()
-        return self._answered_at >= since
-
-    def _reconfigure(self) -> None:
-        """A new channel, if there are other name servers now; what the former one was asked it may still answer."""
-        if monotonic() - self._checked_at < _RECONFIGURE_EVERY:
-            return
-        self._checked_at = monotonic()
-        version = _version(self._configuration)
-        if version != self._configured:
-            self._configured = version
-            self._former.append(self._inner)
-            self._inner = self._make()
-
-    async def close(self) -> None:
-        for resolver in (*self._former, self._inner):
-            await resolver.close()
-
-
-def resolver(egress: Egress, patience: float) -> GuardedResolver:
-    """Needs a running loop. Channels of its own: aiohttp's shared one reads resolv.conf once and for ever."""
-    return GuardedResolver(egress, lambda: aiohttp.AsyncResolver(timeout=2, tries=2), patience)
-
-
-def has_route() -> bool:
-    """Whether there is a way out of this machine. A host that cannot be reached may be of a family that we do not have."""
-    for family, address in _FAR:
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((address, 53))  # looks for a route, and sends nothing
-        except OSError:
-            continue
-        return True
-    return False
-
-
-def _first(answers: Sequence[ResolveResult]) -> list[ResolveResult]:
-    """Some of each family, in the order in which they came."""
-    counts: Counter[int] = Counter()
-    chosen = []
-    for answer in answers:
-        counts[answer["family"]] += 1
-        if counts[answer["family"]] <= _MOST_DIALLED:
-            chosen.append(answer)
-    return chosen
-
-
-def _says_no(fault: OSError) -> bool:
-    """Whether it is an answer: there is no such name, or it has no address."""
-    cause = fault.__cause__
-    return isinstance(cause, aiodns.error.DNSError) and cause.args[0] in _NO_SUCH_NAME
-
-
-def _version(file: Path) -> tuple[int, int] | None:
-    try:
-        status = file.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino
 
 
 def _within(address: _Address, networks: Sequence[IPv4Network | IPv6Network]) -> bool:

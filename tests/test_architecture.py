@@ -19,7 +19,7 @@ FLOORS = [
     {"bisd.config", "bisd.embedded", "bisd.health", "bisd.pace", "bisd.turns", "bisd.traces", "bisd.watch"},
     {"bisd.metrics", "bisd.primary"},
     {"bisd.db", "bisd.egress", "bisd.client", "bisd.keyring"},
-    {"bisd.deliveries"},
+    {"bisd.deliveries", "bisd.resolver"},
     {
         "bisd.delivery",
         "bisd.migrate",

@@ -16,11 +16,11 @@ import aiohttp
 import pytest
 import trustme
 
-from bisd import egress
+from bisd import resolver
 from bisd.config import Config, DeliveryConfig, EgressConfig, RetryConfig
 from bisd.delivery.post import Post
 from bisd.delivery.verdict import Policy
-from bisd.egress import Egress, GuardedResolver
+from bisd.egress import Egress
 from bisd.model import Answer, Code, Fault, Message, NoResponse, Refusal, Response, Took
 from tests.support.certificate import issue, server_tls
 from tests.support.daemon import running
@@ -112,7 +112,7 @@ async def zone(watch: Watch, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Z
     def make() -> aiohttp.AsyncResolver:
         return aiohttp.AsyncResolver(nameservers=[NAME_SERVER], timeout=2, tries=2)
 
-    monkeypatch.setattr(egress, "resolver", lambda guard, patience: GuardedResolver(guard, make, patience))
+    monkeypatch.setattr(resolver, "guarded", lambda guard, patience: resolver.GuardedResolver(guard, make, patience))
     yield zone
     transport.close()
 

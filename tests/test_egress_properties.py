@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from bisd import db
 from bisd.config import DeliveryConfig, EgressConfig
 from bisd.delivery.post import Post
-from bisd.egress import AddressRefused, Egress, GuardedResolver
+from bisd.egress import AddressRefused, Egress
 from bisd.errors import UrlRefusedError
 from bisd.model import Message, Response
+from bisd.resolver import GuardedResolver
 from tests.support.urls import HOSTILE, Answers
 from tests.support.wire import Wire
 

@@ -17,11 +17,12 @@ import aiohttp
 import psutil
 import pytest
 
-from bisd import db, egress, log
+from bisd import db, log
 from bisd.config import DeactivationConfig, DeliveryConfig, EgressConfig
 from bisd.delivery.post import Post
-from bisd.egress import Egress, GuardedResolver, ResolverSilent
+from bisd.egress import Egress
 from bisd.model import Code, Fault
+from bisd.resolver import GuardedResolver, ResolverSilent
 from tests.support.client import client, message, no_descriptors, told
 from tests.support.daemon import Process, configure, running
 from tests.support.hostile import Hostile
@@ -42,7 +43,7 @@ def resolver(servers: Names, patience: float = 0.5, guard: Egress = _ANY) -> Gua
 
 def asks(servers: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever makes a resolver from now on makes one that asks this server."""
-    monkeypatch.setattr(egress, "resolver", lambda guard, patience: resolver(servers, patience, guard))
+    monkeypatch.setattr("bisd.resolver.guarded", lambda guard, patience: resolver(servers, patience, guard))
 
 
 @pytest.mark.alone
@@ -96,7 +97,7 @@ async def test_silent_server_is_known_at_once() -> None:
 
 async def test_other_name_servers_are_picked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """resolv.conf is written anew: the next lookup, once it is time to look, asks the new server; none is lost."""
-    monkeypatch.setattr(egress, "_RECONFIGURE_EVERY", 0.0)
+    monkeypatch.setattr("bisd.resolver._RECONFIGURE_EVERY", 0.0)
     configuration = tmp_path / "resolv.conf"
     async with names() as old, names() as new:
         old.addresses["a.example.com"], new.addresses["b.example.com"] = "127.0.0.1", "127.0.0.2"

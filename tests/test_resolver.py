@@ -12,9 +12,9 @@ import aiodns
 import pytest
 from aiohttp.abc import ResolveResult
 
-from bisd import egress
 from bisd.config import EgressConfig
-from bisd.egress import AddressRefused, Egress, GuardedResolver, ResolverSilent
+from bisd.egress import AddressRefused, Egress
+from bisd.resolver import GuardedResolver, ResolverSilent
 from tests.support.urls import PUBLIC, Answers
 
 DEFAULT = Egress(EgressConfig())
@@ -190,7 +190,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(egress, "monotonic", clock)
+    monkeypatch.setattr("bisd.resolver.monotonic", clock)
     return clock
 
 

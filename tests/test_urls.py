@@ -14,10 +14,10 @@ import pytest
 from click.testing import CliRunner
 from yarl import URL
 
-from bisd import cli, db, egress
+from bisd import cli, db, resolver
 from bisd.config import DeliveryConfig, EgressConfig
 from bisd.delivery.post import Post
-from bisd.egress import Egress, GuardedResolver
+from bisd.egress import Egress
 from bisd.errors import UrlRefusedError
 from bisd.model import Code, Message, NoResponse, Refusal
 from tests.support.urls import FORBIDDEN, GOOD, HOSTILE, MALFORMED, PUBLIC, Answers
@@ -47,7 +47,7 @@ async def posting(monkeypatch: pytest.MonkeyPatch, names: Answers) -> AsyncItera
         raise OSError(errno.ECONNREFUSED, "no network here")
 
     monkeypatch.setattr(Egress, "open_socket", open_socket)
-    monkeypatch.setattr(egress, "resolver", lambda guard, patience: GuardedResolver(guard, lambda: names, patience))
+    monkeypatch.setattr(resolver, "guarded", lambda guard, patience: resolver.GuardedResolver(guard, lambda: names, patience))
     async with Post(DeliveryConfig(), EgressConfig()) as post:
         yield post, dialled
 

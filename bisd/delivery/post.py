@@ -12,11 +12,10 @@ from time import monotonic
 import aiohttp
 from aiohttp.http import HttpProcessingError
 
-from bisd import authorities
-from bisd import egress as egress_module
+from bisd import authorities, resolver
 from bisd.client import Client, Connector, Destination, Notes, Securing, TooBig
 from bisd.config import DeliveryConfig, EgressConfig
-from bisd.egress import AddressRefused, Egress, ResolverSilent
+from bisd.egress import AddressRefused, Egress
 from bisd.errors import ConfigurationError, UrlRefusedError
 from bisd.model import Answer, Code, Fault, Message, NoResponse, Refusal, Response, Timings
 
@@ -62,13 +61,13 @@ class Post:
         self._under_way = 0
         self._ended = asyncio.Event()
         self._client: Client
-        self._resolver: egress_module.GuardedResolver
+        self._resolver: resolver.GuardedResolver
 
     async def open(self) -> Post:
         """Raises ConfigurationError for a file of authorities that is none, OSError if there is no descriptor left."""
         # Reading the authorities of the whole web takes long enough for others to notice.
         tls = await asyncio.to_thread(self._tls)
-        self._resolver = egress_module.resolver(self._egress, self._patience())
+        self._resolver = resolver.guarded(self._egress, self._patience())
         connector = Connector(
             self._config.max_response_bytes + _MOST_FRAMING,
             self._egress.open_socket,
@@ -201,7 +200,7 @@ def _without_answer(fault: BaseException, timings: Timings, *, resent: bool) -> 
     cause = fault.os_error if isinstance(fault, aiohttp.ClientConnectorError) else fault
     if isinstance(cause, AddressRefused):
         return Refusal(Code.REFUSED_ADDRESS)
-    if isinstance(cause, ResolverSilent):
+    if isinstance(cause, resolver.ResolverSilent):
         return Fault(Code.RESOLVER)
     if isinstance(fault, aiohttp.ClientProxyConnectionError) or (isinstance(cause, OSError) and _is_ours(cause)):
         return Fault(Code.NETWORK)
@@ -219,7 +218,7 @@ def _let_go(fault: BaseException | None) -> None:
 
 
 def _is_ours(fault: OSError) -> bool:
-    return fault.errno in _OURS or (fault.errno in _UNREACHABLE and not egress_module.has_route())
+    return fault.errno in _OURS or (fault.errno in _UNREACHABLE and not resolver.has_route())
 
 
 def _by_proxy(status: int, timings: Timings) -> Answer:
