@@ -264,17 +264,17 @@ class Session:
 
     async def _shift(self) -> None:
         """Opens what is ours. Closes what is beyond our share, but not while a slow receiver would keep the others of its shard
-        waiting; and lets it go when nothing is busy there, and the database has been told how its webhooks are doing: whoever
-        opens it takes that for the newest, and so do we."""
-        opening = self.fleet.held - self._surplus - self._open - self._untold()
-        self._writeback.forget(opening)
-        self._lanes.lose(opening)
-        await self._open_shards(opening)
+        waiting, even if that shows only when it is closed; and lets it go when nothing is busy there, and the database has been
+        told how its webhooks are doing: whoever opens it takes that for the newest, and so do we."""
         waiting = self._lanes.hold_back(self._surplus, self._clock.now())
         if not self._surplus:
             self._patient_until = monotonic() + _PATIENCE
         patient = not self.fleet.left and monotonic() < self._patient_until
         closing = self._surplus - waiting if patient else self._surplus
+        opening = self.fleet.held - closing - self._open - self._untold()
+        self._writeback.forget(opening)
+        self._lanes.lose(opening)
+        await self._open_shards(opening)
         self._open = (self._open | opening) - closing
         for report in self._lanes.untold(closing):
             self._writeback.report(report)

@@ -78,6 +78,7 @@ class Lane:
         self.share = share
         self.doubtful = True
         self.doubted = 0
+        self.held_back = False
         self._heard_at = self._sent_at = BEGINNING[0]
         self.queued = False
         self.timer: datetime | None = None
@@ -95,7 +96,6 @@ class Lane:
     def _begin(self, ceiling: int) -> None:
         """How fast it goes, and how it is doing, as its webhook's row says."""
         webhook = self.webhook
-        self.held_back = False
         self._pace = Pace(_ceiling(webhook, ceiling), webhook.rate)
         self._health = Health(webhook.id, self._limits, webhook.standing)
         self._probe: int | None = None
