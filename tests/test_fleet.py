@@ -160,6 +160,9 @@ async def test_shards_change_hands_at_once(
         async with running(configure(ca_file), dsn):
             await eventually(lambda: _is(_held(dsn), [32, 32]))
         await eventually(lambda: _is(_held(dsn), [64]))
+        await shop.notify()
+        await eventually(lambda: _is_zero(shop))
+    assert 20 == len(receiver.requests)
 
 
 async def _is(question: asyncio.Future[list[int]], answer: list[int]) -> bool:
