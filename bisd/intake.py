@@ -49,7 +49,8 @@ _STANDING = len(Standing._fields)
 
 
 class Intake:
-    """Keeps a session going for as long as it runs. `wake` is called when lanes may have something to send."""
+    """Keeps a session going for as long as it runs. `wake` is called when lanes may have something to send, `ring` when other
+    members should count the fleet again."""
 
     def __init__(
         self,
@@ -60,6 +61,7 @@ class Intake:
         wake: Callable[[], None],
         writeback: Writeback,
         metrics: Metrics,
+        ring: Callable[[], None],
     ) -> None:
         self.ready = asyncio.Event()
         self._connect = connect
@@ -69,6 +71,7 @@ class Intake:
         self._wake = wake
         self._writeback = writeback
         self._metrics = metrics
+        self._ring = ring
         self._session: Session | None = None
         self._leaving = asyncio.Event()
         self._stir = asyncio.Event()
@@ -103,21 +106,15 @@ class Intake:
     async def _serve(self) -> None:
         connection = await self._connect()
         session = self._session = Session(
-            connection,
-            self._keyring,
-            self._lanes,
-            self._clock,
-            self._turn,
-            self._writeback,
-            self._stir,
-            self._leaving,
-            self._metrics,
-        )
+            connection, self._keyring, self._lanes, self._clock, self._turn, self._writeback, self._stir, self._leaving,
+            self._metrics, self._ring,
+        )  # fmt: skip
         try:
             await session.begin()
             if self.trouble.end():
                 self._log.info(log.Event.DATABASE_BACK)
             self.ready.set()
+            self._ring()
             await session.run()
         except asyncio.CancelledError:
             await session.part()
@@ -152,6 +149,7 @@ class Session:
         stir: asyncio.Event,
         leaving: asyncio.Event,
         metrics: Metrics,
+        ring: Callable[[], None],
     ) -> None:
         self.fleet = Fleet(connection)
         self._connection = connection
@@ -162,6 +160,7 @@ class Session:
         self._stir = stir
         self._leaving = leaving
         self._metrics = metrics
+        self._ring = ring
         self._clock = clock
         self._arrival = Arrival(connection, self._hear)
         self._cadence = Cadence()
@@ -170,13 +169,13 @@ class Session:
         self._tend_at = self._beat_at = self._look_at = self._rested_at = 0.0
         self._shift_at = float("inf")
         self._patient_until = 0.0
-        self._rung = False
+        self._rung = self._recount = False
         self._log = log.get()
 
     async def begin(self) -> None:
         """LISTEN first, then the first snapshot, then the shards and what they owe: nothing falls between."""
         self._connection.add_termination_listener(self._end)
-        await self._connection.add_listener(_CHANNEL, self._ring)
+        await self._connection.add_listener(_CHANNEL, self._heard)
         restamped = await self._connection.fetchval(db.query("restamp"))
         if restamped:
             self._log.warning(log.Event.RESTAMPED, count=restamped)
@@ -200,7 +199,7 @@ class Session:
                 await self._pause()
 
     async def part(self) -> None:
-        """Nothing is busy any more, and the daemon ends: others may have the rest. If they cannot be told, they find out."""
+        """Nothing is busy any more, and the daemon ends: others may have the rest."""
         with suppress(*db.ANY):
             async with asyncio.timeout(_GOODBYE):
                 await self.fleet.leave()
@@ -225,10 +224,9 @@ class Session:
         if not sure:
             self._wake()
 
-    def _ring(self, _connection: object, _pid: int, _channel: str, says: object) -> None:
+    def _heard(self, _connection: object, _pid: int, _channel: str, says: object) -> None:
         self._metrics.bells += 1
-        if says == _FLEET:
-            self._tend_at = 0.0
+        self._recount = self._recount or says == _FLEET
         self._cadence.rung(monotonic())
         self._rung = True
         self._look_at = self._rested_at
@@ -282,6 +280,7 @@ class Session:
         if going:
             self._writeback.forget(going)
             await self.fleet.release(going)
+            self._ring()
             self._surplus -= going
             self._log.info(log.Event.SHARDS_RELEASED, count=len(going), held=len(self.fleet.held), members=self.fleet.members)
         self._shift_at = monotonic() + _SHIFT_EVERY if self._surplus or self._open != self.fleet.held else float("inf")
@@ -319,9 +318,10 @@ class Session:
         self._rung = False
         began = monotonic()
         self._lanes.begin_read()
-        tending = began >= self._tend_at
-        if tending:
-            self._tend_at = began + _TEND_EVERY  # now: a bell that is heard meanwhile may ask for it again
+        due = began >= self._tend_at
+        tending, self._recount = due or self._recount, False
+        if due:  # whoever comes and goes all the time, and rings, does not put off the count that finds him gone
+            self._tend_at = began + _TEND_EVERY
         arrivals = await self._arrival.look(mask(self._open), UNREAD if tending else None)
         now = monotonic()
         self._metrics.looked(now - began, len(arrivals.deliveries) + len(arrivals.tests))

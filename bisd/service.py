@@ -17,6 +17,7 @@ from bisd.address import Address
 from bisd.admin import guard, operations
 from bisd.admin.desk import LONGEST, Desk
 from bisd.backlog import Backlog
+from bisd.bell import Bell
 from bisd.clock import Clock
 from bisd.config import Config
 from bisd.delivery.post import Post
@@ -59,6 +60,7 @@ class Service:
         self.metrics = Metrics()
         self._writeback = Writeback(self._opening("writeback"), self._written, partial(is_sure, self._clock))
         self._sessions = Sessions(self._opening("pool"), config.database.pool_size)
+        self._bell = Bell(self._sessions)
         self._desk = Desk(partial(self._connect, "http", db.ASKED, LONGEST))
         self._intake = Intake(
             self._opening("intake"),
@@ -68,6 +70,7 @@ class Service:
             self._wake,
             self._writeback,
             self.metrics,
+            self._bell.ring,
         )
         self._backlog = Backlog(self._sessions, self._shards, self._intake.ready)
         self._vitals = Vitals(self._lanes, self._intake, self._writeback, self._clock, self.metrics)
@@ -108,8 +111,10 @@ class Service:
         post = await Post(config.delivery, config.egress).open()
         worker = Worker(self._lanes, post, Policy(config.delivery, config.retry), self._writeback, self._clock, _traces())
         try:
-            async with self._sessions, asyncio.TaskGroup() as loops:
-                await self._work(worker, loops)
+            async with self._sessions:
+                async with asyncio.TaskGroup() as loops:
+                    await self._work(worker, loops)
+                await self._bell.toll()  # what was ours is free
         finally:
             await worker.post.close()
         self._log.info(log.Event.STOPPED)
@@ -129,6 +134,7 @@ class Service:
             for name, loop in (
                 ("intake", self._intake.run),
                 ("writeback", self._writeback.run),
+                ("bell", self._bell.run),
                 ("housekeeping", housekeeping.run),
                 ("sealing", housekeeping.seal),
                 ("vigil", vigil.run),

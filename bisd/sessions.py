@@ -50,7 +50,7 @@ class Sessions:
             again = False
             try:
                 if within is not None:
-                    await connection.execute(db.query("patience"), f"{within}s")
+                    await connection.execute(db.query("patience"), f"{within}s", timeout=self._patience)
                 yield cast(db.Connection, connection)  # it passes on whatever a connection is asked for
                 again = within is None
             finally:

@@ -32,7 +32,7 @@ FLOORS = [
         "bisd.scrutiny",
     },
     {"bisd.lanes", "bisd.check"},
-    {"bisd.intake", "bisd.worker", "bisd.housekeeping", "bisd.backlog"},
+    {"bisd.intake", "bisd.worker", "bisd.housekeeping", "bisd.backlog", "bisd.bell"},
     {"bisd.vitals", "bisd.reload"},
     {"bisd.admin"},
     {"bisd.service", "bisd.receiver"},

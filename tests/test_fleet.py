@@ -312,6 +312,51 @@ async def test_whoever_stops_leaves_what_is_idle_to_others(shop: Shop, receiver:
     assert 56 == len(receiver.requests) == _pairs(receiver)
 
 
+async def test_who_comes_and_goes_waits_for_nobody_that_rings(
+    shop: Shop, receiver: Receiver, ca_file: Path, dsn: str, connect: Connect, server: Server
+) -> None:
+    """While a commit of the application's waits for a standby that is away, and has the lock of all that ring, a daemon comes,
+    another one is stopped, and what is under way is not sent again."""
+    await _webhooks(shop, receiver.url, 1)
+    watcher, goes_on, waits = await connect(), asyncio.Event(), asyncio.Event()
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        await goes_on.wait()
+        return web.Response()
+
+    async def sell() -> int:
+        number = 0
+        while not waits.is_set():
+            await shop.notify()
+            number += 1
+        return number
+
+    receiver.answer = answer
+    async with running(configure(ca_file, timeout=timedelta(seconds=40)), dsn) as first:
+        await shop.notify()
+        await receiver.received(1)
+        await server.set(synchronous_standby_names="nobody")
+        try:
+            selling = asyncio.ensure_future(sell())
+            await eventually(lambda: _waits_for_a_standby(watcher))
+            waits.set()
+            async with running(configure(ca_file), dsn):
+                first.stop()
+                await eventually(lambda: _is(_held(dsn), [1, 63]))
+                goes_on.set()
+                await eventually(lambda: _is(_held(dsn), [64]))
+                await server.set(synchronous_standby_names="")
+                sold = await selling
+                await eventually(lambda: _is_zero(shop))
+        finally:
+            await server.set(synchronous_standby_names="")
+    assert 1 + sold == len(receiver.requests) == _pairs(receiver)
+
+
+async def _waits_for_a_standby(connection: db.Connection) -> bool:
+    return bool(await connection.fetchval("select count(*) = 1 from pg_stat_activity where wait_event = 'SyncRep'"))
+
+
 @pytest.mark.parametrize("answered_before", [False, True])
 async def test_a_slow_receiver_keeps_nobody_of_its_shard_waiting(
     shop: Shop, receiver: Receiver, ca_file: Path, dsn: str, answered_before: bool

@@ -246,7 +246,6 @@ def _never_gives_up(patch: pytest.MonkeyPatch) -> None:
 
 # What shows in few seeds only, and from which on to look.
 _SELDOM = {
-    _takes_what_is_stale: 260,
     _is_always_sure: 325,
     _lets_shards_go_untold: 183,
     _speaks_for_shards_that_it_has_lost: 3840,

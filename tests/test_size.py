@@ -140,6 +140,7 @@ CASES: dict[str, list[Case]] = {
     # that owes something, and so many deliveries of each state.
     "backlog": [Case(10_000 * 20 + 4 * 10_000, (_ALL_SHARDS, "select 10000"))],
     # Once an hour.
+    "ring_fleet": [Case(1)],
     "patience": [Case(1, ("select '600s'",))],
     "make_partitions": [Case(500, ("select 7",))],
     "drop_partitions": [
@@ -159,7 +160,7 @@ CASES: dict[str, list[Case]] = {
 _HOT = ("look", "overflow", "refill", "settle", "report", "webhooks", "tests")
 _DAEMON = [
     "db", "migrate", "fleet", "intake", "housekeeping", "blueprint", "sealing", "backlog", "delivery/arrival",
-    "delivery/writeback", "sessions",
+    "delivery/writeback", "sessions", "bell",
 ]  # fmt: skip
 _ASKED_BY_OTHERS = [
     "check/activity", "check/egress", "check/keys", "check/schema", "check/server", "check/session", "control",

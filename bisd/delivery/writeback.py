@@ -55,6 +55,7 @@ class Writeback:
         self._put_off: dict[int, Report] = {}
         self._tried: Counter[int] = Counter()
         self._saying: int | None = None
+        self._refused: set[int] = set()
         self._later: asyncio.TimerHandle | None = None
         self.trouble = db.Trouble("writeback")
         self._idle = True
@@ -179,11 +180,14 @@ class Writeback:
         self._turned_at = monotonic()
         self._saying = webhook_id = report.webhook_id
         try:
-            return bool(await connection.fetchval(db.query("report"), *_report(report)))
+            told = bool(await connection.fetchval(db.query("report"), *_report(report)))
+            self._refused.discard(webhook_id)
+            return told
         except db.TRANSIENT as fault:
             self._lose(fault)
         except asyncpg.PostgresError as fault:
-            if not self._tried[webhook_id]:
+            if webhook_id not in self._refused:
+                self._refused.add(webhook_id)
                 error = type(fault).__name__
                 self._log.error(log.Event.REPORT_REFUSED, webhook_id=webhook_id, error=error, reason=str(fault.args[0]))
         finally:

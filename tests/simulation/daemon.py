@@ -135,6 +135,7 @@ class Daemon:
             self._wake,
             self.writeback,
             _metrics(),
+            self.line.ring_fleet,
         )
         policy = Policy(plan.delivery, plan.retry, chance.random)
         self._worker = Worker(self.lanes, Network(self, world), policy, self.writeback, self.clock)  # type: ignore[arg-type]

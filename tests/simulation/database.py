@@ -168,6 +168,9 @@ class Tables:
         self.rows[key] = row
         self._stamped[row.txid].append(key)
 
+    def ring_fleet(self) -> None:
+        self._ring("fleet")
+
     def _ring(self, says: str = "") -> None:
         for backend in self.backends:
             if backend.listens:

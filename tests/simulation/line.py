@@ -66,6 +66,11 @@ class Line:
         self.open.append(connection)
         return connection
 
+    def ring_fleet(self) -> None:
+        """As in another session."""
+        if not self.down:
+            self.timeline.after(2 * self.latency(), self.database.ring_fleet)
+
     def cut(self, what: str | None = None, *, silently: bool) -> None:
         """Its connections end at the server; or nothing comes through any more, and neither end is told."""
         for connection in [one for one in self.open if what is None or one.what == what]:

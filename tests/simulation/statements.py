@@ -22,11 +22,9 @@ class Database(Tables):
 
     def join_fleet(self, backend: Backend, _name: str, _silence: str) -> Any:
         backend.member = True
-        self._ring("fleet")
 
     def leave_fleet(self, backend: Backend) -> Any:
         backend.member = False
-        self._ring("fleet")
 
     def beat(self, _: Backend) -> Any:
         silence, self._pulse = self._time() - self._pulse, self._time()
@@ -71,7 +69,6 @@ class Database(Tables):
         if not backend.shards.issuperset(shards):
             self._deny("ownership", f"{backend.name} lets go of shards that are not its own")
         backend.shards.difference_update(shards)
-        self._ring("fleet")
 
     def owing(self, _: Backend, mask: int) -> list[Any]:
         owing = sorted({webhook_id for webhook_id, _ in self.rows if mask >> shard_of(webhook_id) & 1})

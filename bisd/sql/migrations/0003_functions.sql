@@ -675,12 +675,15 @@ create function bisd.restamp() returns bigint
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
     deliveries bigint;
-    webhooks bigint;
+    webhooks bigint := 0;
 begin
     update bisd.delivery set txid = pg_current_xact_id() where txid >= pg_snapshot_xmax(pg_current_snapshot());
     get diagnostics deliveries = row_count;
-    update bisd.webhook w set url = w.url where w.txid >= pg_snapshot_xmax(pg_current_snapshot());
-    get diagnostics webhooks = row_count;
+    -- The statement rings even where it finds none, and would wait for whoever holds the lock of all that ring.
+    if exists (select from bisd.webhook w where w.txid >= pg_snapshot_xmax(pg_current_snapshot())) then
+        update bisd.webhook w set url = w.url where w.txid >= pg_snapshot_xmax(pg_current_snapshot());
+        get diagnostics webhooks = row_count;
+    end if;
     return deliveries + webhooks;
 end $$;
 
