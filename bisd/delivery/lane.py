@@ -263,14 +263,15 @@ class Lane:
         probe = self._probe == delivery.event_id
         if probe:
             self._probe = None
-        if took is not Took.YES:
+        if took is Took.YES:
+            self.doubtful = False
+            self._heard_at = now
+        else:
             self._halted.add(delivery.event_id)  # an ordered lane waits until it is known when it goes again
         if self._health.over or delivery.event_id in self._former:
             return None
         match took:
             case Took.YES:
-                self.doubtful = False
-                self._heard_at = now
                 self._pace.taken(seconds)
                 return None if self._health.failing_since is None else self._recover(now)
             case Took.NO | Took.GONE:
