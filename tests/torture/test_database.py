@@ -16,6 +16,7 @@ import asyncpg
 import pytest
 from aiohttp import web
 
+from bisd import db
 from bisd.delivery import writeback
 from bisd.service import Service
 from tests.support.cluster import disk, fill, kill_backend
@@ -74,9 +75,11 @@ async def _says(daemon: Process, *words: str) -> bool:
 
 
 async def _settled(shop: Shop, dsn: str) -> None:
-    """Everything is written. The shop's own connection may be gone."""
+    """Everything is written. The shop's own connection may be gone, and the server may still recover."""
     if shop.connection.is_closed():
-        shop.connection = await asyncpg.connect(dsn)
+        async for attempt in db.outliving(lambda _: None):
+            with attempt:
+                shop.connection = await asyncpg.connect(dsn)
     await eventually(lambda: _nothing_owed(shop))
 
 
